@@ -50,7 +50,7 @@ Invoke = Callable[..., Any]
 got: list[Any] = []
 
 
-@verb(f"{__name__}:Show")
+@verb(f"{__name__}:Show", "show here")
 def show(options: Show, settings: Example) -> None:
     """Show the settings."""
     got.append((options.target, settings))
@@ -59,7 +59,7 @@ def show(options: Show, settings: Example) -> None:
 @pytest.fixture
 def invoke() -> Invoke:
     show.complete()
-    app = new_program("", {show: "show here"})
+    app = new_program("", [show])
     got.clear()
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 

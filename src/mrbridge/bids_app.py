@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from mrbridge.inference.settings import TranslateSettings
     from mrbridge.verb_settings import BidsApp
 
-EXAMPLE = "mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w"
 
-
-@verb("mrbridge.verb_settings:BidsApp")
+@verb(
+    "mrbridge.verb_settings:BidsApp",
+    "mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w",
+)
 def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
     """Translate the scans of a BIDS dataset into the contrast that was not acquired.
 
@@ -73,7 +74,7 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the BIDS App and exit with its code."""
-    cli.main(arguments, {bids_app: EXAMPLE})
+    cli.main(arguments, bids_app)
 
 
 if __name__ == "__main__":

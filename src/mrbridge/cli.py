@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -17,38 +17,18 @@ from mrbridge.errors import Interrupted, as_error
 from mrbridge.options import Verb, new_program, spread
 from mrbridge.threads import share_the_machine
 
-VERBS: dict[Verb, str] = {
-    verbs.demo: "mrbridge demo -o demo --minutes 5",
-    verbs.phantom: "mrbridge phantom -o phantom --subjects 8",
-    verbs.prepare: "mrbridge prepare bids -o store --workers 2",
-    verbs.inspect: "mrbridge inspect bids -o report.html --workers 2",
-    training_verbs.train: "mrbridge train store -o run --preset unet --set epochs=30",
-    training_verbs.tune: "mrbridge tune store -o search --trials 30 --minutes 10 --workers 2",
-    training_verbs.benchmark: (
-        "mrbridge benchmark store -o compared --arms bridge unet --minutes 10"
-    ),
-    verbs.translate: "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
-    verbs.evaluate: "mrbridge evaluate -m run --pairs bids -o scores",
-    verbs.serve: "mrbridge serve",
-    verbs.view: "mrbridge view T1w.nii.gz T2w.nii.gz -o page.html",
-    verbs.export: "mrbridge export -m run --to onnx -o exported",
-    verbs.info: "mrbridge info unet --json",
-    verbs.doctor: "mrbridge doctor > report.txt",
-}
-"""Every verb with an example, in the order of a workflow."""
+VERBS = (
+    *(verbs.demo, verbs.phantom, verbs.prepare, verbs.inspect),
+    *(training_verbs.train, training_verbs.tune, training_verbs.benchmark),
+    *(verbs.translate, verbs.evaluate, verbs.serve, verbs.view, verbs.export),
+    *(verbs.info, verbs.doctor),
+)
+"""Every verb, in the order of a workflow."""
 
-DOWNLOADS: dict[Verb, str] = {
-    verbs.ixi: "mrbridge download ixi --contrast T1w T2w -o ixi",
-    verbs.openneuro: "mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
-    "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
-}
+DOWNLOADS = verbs.ixi, verbs.openneuro
 """The verbs of `mrbridge download`."""
 
-STUDY: dict[Verb, str] = {
-    study_verbs.setup: "mrbridge study setup --real bids --synthetic translated -o study",
-    study_verbs.rate: "mrbridge study rate study --rater anna",
-    study_verbs.analyse: "mrbridge study analyse study",
-}
+STUDY = study_verbs.setup, study_verbs.rate, study_verbs.analyse
 """The verbs of `mrbridge study`."""
 
 app = new_program(
@@ -70,7 +50,7 @@ for _name, _help, _verbs in (
 ):
     _group = new_program(_help, _verbs)
     _group.callback(invoke_without_command=True)(_show_help)
-    app.add_typer(_group, name=_name, epilog=f"Example: {next(iter(_verbs.values()))}")
+    app.add_typer(_group, name=_name, epilog=f"Example: {_verbs[0].example}")
 
 
 @app.callback(invoke_without_command=True)
@@ -84,9 +64,7 @@ def _root(
         typer.echo(context.get_help())
 
 
-def main(
-    arguments: Sequence[str] | None = None, bids_app: Mapping[Verb, str] | None = None
-) -> None:
+def main(arguments: Sequence[str] | None = None, bids_app: Verb | None = None) -> None:
     """Run a command line, of `mrbridge` or of the BIDS App, and exit with its code."""
     share_the_machine()  # before a verb imports PyTorch
     console.set_up()
@@ -102,7 +80,7 @@ def main(
     sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = None) -> int:
+def _run(arguments: Sequence[str] | None, bids_app: Verb | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     is_completion = not bids_app and _COMPLETE in os.environ  # a shell asks what may follow
     words = (
@@ -113,14 +91,14 @@ def _run(arguments: Sequence[str] | None, bids_app: Mapping[Verb, str] | None = 
     console.verbosity.answered = False
     try:
         several: set[str] = set()
-        for one in bids_app or (VERBS | DOWNLOADS | STUDY):
+        for one in (bids_app,) if bids_app else VERBS + DOWNLOADS + STUDY:
             if bids_app or one.__name__ in words:
                 one.complete()
                 several |= one.several()
         interruption.begin()
         os.getcwd()
         # Typer turns KeyboardInterrupt into exit code 130, and returns it.
-        program = new_program("", bids_app) if bids_app else app
+        program = new_program("", [bids_app]) if bids_app else app
         name = "mrbridge_bids" if bids_app else "mrbridge"
         code = program(args=spread(given, several), prog_name=name, standalone_mode=False)
         return _interrupted() if code == _TYPER_INTERRUPTED else 0

@@ -86,8 +86,8 @@ class Verb:
     second to import, which other verbs and `mrbridge --help` do not need.
     """
 
-    def __init__(self, function: Callable[..., None], path: str) -> None:
-        self.function, self._path = function, path
+    def __init__(self, function: Callable[..., None], path: str, example: str) -> None:
+        self.function, self._path, self.example = function, path, example
         self._model: type[VerbSettings] | None = None
         self._stage: type[Settings] | None = None
         self.__name__, self.__doc__ = function.__name__, function.__doc__
@@ -207,10 +207,8 @@ class Command(TyperCommand):
         return [str(self.options_metavar), *names]
 
 
-def new_program(
-    described: str, verbs: Mapping[Verb, str], *, completes: bool = False
-) -> typer.Typer:
-    """A program, or a group of verbs, each with an example.
+def new_program(described: str, verbs: Sequence[Verb], *, completes: bool = False) -> typer.Typer:
+    """A program, or a group of verbs.
 
     Args:
         completes: whether it has options to install the completion of a shell.
@@ -222,14 +220,14 @@ def new_program(
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for one, example in verbs.items():
-        program.command(one.__name__, cls=Command, epilog=f"Example: {example}")(one)
+    for one in verbs:
+        program.command(one.__name__, cls=Command, epilog=f"Example: {one.example}")(one)
     return program
 
 
-def verb(model: str) -> Callable[[Callable[..., None]], Verb]:
-    """Make a function a `Verb` with the model of this name (`module:Name`)."""
-    return lambda function: Verb(function, model)
+def verb(model: str, example: str) -> Callable[[Callable[..., None]], Verb]:
+    """Make a function a `Verb` with the model of this name (`module:Name`), and an example."""
+    return lambda function: Verb(function, model, example)
 
 
 def described(field: FieldInfo, default: Any) -> str:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from mrbridge.web.settings import Address
 
 
-@verb("mrbridge.verb_settings:Setup")
+@verb(
+    "mrbridge.verb_settings:Setup",
+    "mrbridge study setup --real bids --synthetic translated -o study",
+)
 def setup(options: options_of.Setup, settings: StudySettings) -> None:
     """Set up a blinded reader study of real and synthetic scans.
 
@@ -37,7 +40,7 @@ def setup(options: options_of.Setup, settings: StudySettings) -> None:
     )
 
 
-@verb("mrbridge.verb_settings:Rate")
+@verb("mrbridge.verb_settings:Rate", "mrbridge study rate study --rater anna")
 def rate(options: options_of.Rate, settings: Address) -> None:
     """Serve the blinded page of a study to one rater.
 
@@ -54,7 +57,7 @@ def rate(options: options_of.Rate, settings: Address) -> None:
     run(options.study, options.rater, settings, answer_url)
 
 
-@verb("mrbridge.verb_settings:Analyse")
+@verb("mrbridge.verb_settings:Analyse", "mrbridge study analyse study")
 def analyse(options: options_of.Analyse) -> None:
     """Analyse the answers of all raters so far.
 

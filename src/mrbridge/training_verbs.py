@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@verb("mrbridge.verb_settings:Train")
+@verb("mrbridge.verb_settings:Train", "mrbridge train store -o run --preset unet --set epochs=30")
 def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     """Train a translation model.
 
@@ -80,7 +80,10 @@ def _warn_of_epochs(settings: TrainSettings) -> None:
         log.warning("epochs is not used: this training takes %g minutes", settings.minutes)
 
 
-@verb("mrbridge.verb_settings:Tune")
+@verb(
+    "mrbridge.verb_settings:Tune",
+    "mrbridge tune store -o search --trials 30 --minutes 10 --workers 2",
+)
 def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
     """Search for good training settings on a store (Optuna).
 
@@ -110,7 +113,10 @@ def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
     answer(result.as_json(), str(result), failure)
 
 
-@verb("mrbridge.verb_settings:Benchmark")
+@verb(
+    "mrbridge.verb_settings:Benchmark",
+    "mrbridge benchmark store -o compared --arms bridge unet --minutes 10",
+)
 def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
     """Compare presets and configurations on a store: same splits, time and seeds.
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _MOST_REASONS = 10  # shown on the terminal; the store has all
 
 
-@verb("mrbridge.verb_settings:Demo")
+@verb("mrbridge.verb_settings:Demo", "mrbridge demo -o demo --minutes 5")
 def demo(options: options_of.Demo) -> None:
     """Run the whole pipeline on simulated subjects.
 
@@ -52,7 +52,7 @@ def demo(options: options_of.Demo) -> None:
     answer(summary, f"{summary['note']}\nThe report: {options.out / 'report.html'}")
 
 
-@verb("mrbridge.verb_settings:Phantom")
+@verb("mrbridge.verb_settings:Phantom", "mrbridge phantom -o phantom --subjects 8")
 def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
     """Simulate scans of several contrasts in register, as a BIDS dataset."""
     with quick_imports():
@@ -65,7 +65,7 @@ def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
     )
 
 
-@verb("mrbridge.verb_settings:Ixi")
+@verb("mrbridge.verb_settings:Ixi", "mrbridge download ixi --contrast T1w T2w -o ixi")
 def ixi(options: options_of.Ixi, settings: DownloadSettings) -> None:
     """IXI: nearly 600 healthy subjects, T1w, T2w and PDw. CC BY-SA 3.0."""
     must_be_here(options.out)
@@ -74,7 +74,11 @@ def ixi(options: options_of.Ixi, settings: DownloadSettings) -> None:
     _answer_download(download(options.out, settings))
 
 
-@verb("mrbridge.verb_settings:OpenNeuro")
+@verb(
+    "mrbridge.verb_settings:OpenNeuro",
+    "mrbridge download openneuro ds002330 --version 1.1.0 -o ds002330  "
+    "(others with T1w and T2w: ds002382 1.0.1, ds003717 1.0.1, ds003745 1.0.0, ds004285 1.0.0)",
+)
 def openneuro(options: options_of.OpenNeuro, settings: DownloadSettings) -> None:
     """A dataset of OpenNeuro: the scans of some contrasts and their metadata."""
     must_be_here(options.out)
@@ -88,7 +92,7 @@ def _answer_download(report: Report) -> None:
     report.raise_if_incomplete()
 
 
-@verb("mrbridge.verb_settings:Prepare")
+@verb("mrbridge.verb_settings:Prepare", "mrbridge prepare bids -o store --workers 2")
 def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
     """Prepare scans for training.
 
@@ -135,7 +139,7 @@ def _slices_per_subject(counts: dict[str, dict[str, int]]) -> str:
     return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
 
 
-@verb("mrbridge.verb_settings:Inspect")
+@verb("mrbridge.verb_settings:Inspect", "mrbridge inspect bids -o report.html --workers 2")
 def inspect(options: options_of.Inspect) -> None:
     """List scans from their headers, or check a dataset.
 
@@ -150,7 +154,10 @@ def inspect(options: options_of.Inspect) -> None:
     answer(result.as_json(), str(result))
 
 
-@verb("mrbridge.verb_settings:Translate")
+@verb(
+    "mrbridge.verb_settings:Translate",
+    "mrbridge translate -i sub-01_T1w.nii.gz -o sub-01_T2w.nii.gz",
+)
 def translate(options: options_of.Translate, settings: TranslateSettings) -> None:
     """Translate scans into another contrast, each on its own grid."""
     place, workers = locate(options.model), options.crew
@@ -184,7 +191,7 @@ def translate(options: options_of.Translate, settings: TranslateSettings) -> Non
     answer(result, f"{summary}: {outputs[0] if len(outputs) == 1 else options.out}", failure)
 
 
-@verb("mrbridge.verb_settings:Evaluate")
+@verb("mrbridge.verb_settings:Evaluate", "mrbridge evaluate -m run --pairs bids -o scores")
 def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     """Score a model on pairs, or synthetic against real scans."""
     model, pairs, out = options.model, options.pairs, options.out
@@ -239,7 +246,7 @@ def evaluate(options: options_of.Evaluate, settings: EvaluateSettings) -> None:
     )
 
 
-@verb("mrbridge.verb_settings:Export")
+@verb("mrbridge.verb_settings:Export", "mrbridge export -m run --to onnx -o exported")
 def export(options: options_of.Export) -> None:
     """Write both generators for other runtimes, or for a model hub."""
     locate(options.model)
@@ -252,7 +259,7 @@ def export(options: options_of.Export) -> None:
     answer({"outputs": outputs}, f"written: {' and '.join(outputs)}")
 
 
-@verb("mrbridge.verb_settings:Info")
+@verb("mrbridge.verb_settings:Info", "mrbridge info unet --json")
 def info(options: options_of.Info) -> None:
     """Show the card of a model, or a preset."""
     from mrbridge.training.settings import PRESETS, preset
@@ -288,7 +295,7 @@ def info(options: options_of.Info) -> None:
     answer(facts, card(manifest, allow_code=allowed))
 
 
-@verb("mrbridge.verb_settings:Doctor")
+@verb("mrbridge.verb_settings:Doctor", "mrbridge doctor > report.txt")
 def doctor(options: options_of.Doctor) -> None:
     """Describe this installation for a bug report, without personal data.
 
@@ -301,7 +308,7 @@ def doctor(options: options_of.Doctor) -> None:
     answer(facts, in_words(facts))
 
 
-@verb("mrbridge.verb_settings:Serve")
+@verb("mrbridge.verb_settings:Serve", "mrbridge serve")
 def serve(options: options_of.Serve, settings: ServeSettings) -> None:
     """Serve a page to translate scans and to look at them, on this machine only.
 
@@ -338,7 +345,7 @@ def must_have_web() -> None:
         )
 
 
-@verb("mrbridge.verb_settings:View")
+@verb("mrbridge.verb_settings:View", "mrbridge view T1w.nii.gz T2w.nii.gz -o page.html")
 def view(options: options_of.View) -> None:
     """Write one page to look at a scan and its synthetic image, without a network."""
     for path in (options.scan, options.synthetic, options.truth, options.uncertainty):

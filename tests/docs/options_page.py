@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mrbridge.bids_app import EXAMPLE, bids_app
+from mrbridge.bids_app import bids_app
 from mrbridge.cli import DOWNLOADS, STUDY, VERBS
 from mrbridge.options import Verb, described, metavar, option_names
 from mrbridge.settings import Option
@@ -67,14 +67,14 @@ def table(head: str, rows: Iterable[str]) -> list[str]:
     return [f"| {head} | value | description |", "|---|---|---|", *rows, ""]
 
 
-def section(title: str, verb: Verb, example: str) -> list[str]:
+def section(title: str, verb: Verb) -> list[str]:
     """The options and settings of a verb."""
     verb.complete()
     settings = dict(verb.settings())
     rows = [option_row(name, field, field.default) for name, field in verb.fields()]
     rows += [option_row(key, *settings[key]) for key in verb.option_keys()]
     lines = [f"## {title}", "", (verb.__doc__ or "").splitlines()[0], ""]
-    lines += ["```", example.replace("  (", "\n# ("), "```", "", *table("option", rows)]
+    lines += ["```", verb.example.replace("  (", "\n# ("), "```", "", *table("option", rows)]
     others = [row(f"`{key}`", *settings[key]) for key in settings if key not in verb.option_keys()]
     return lines + (["Further settings:", "", *table("key", others)] if others else [])
 
@@ -82,11 +82,11 @@ def section(title: str, verb: Verb, example: str) -> list[str]:
 def page() -> str:
     """The whole page."""
     lines = [HEAD]
-    for verb, example in (VERBS | DOWNLOADS | STUDY).items():
+    for verb in VERBS + DOWNLOADS + STUDY:
         group = "download " if verb in DOWNLOADS else "study " if verb in STUDY else ""
         title = f"{group}{verb.__name__}"
-        lines += section(title, verb, example)
-    lines += section("mrbridge_bids", bids_app, EXAMPLE)
+        lines += section(title, verb)
+    lines += section("mrbridge_bids", bids_app)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -76,7 +76,7 @@ def test_commands_of_examples_are_understood(
     page: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verbs, options, values and settings; only what the verb would do is left out."""
-    for one in cli.VERBS | cli.DOWNLOADS | cli.STUDY:
+    for one in cli.VERBS + cli.DOWNLOADS + cli.STUDY:
         monkeypatch.setattr(one, "function", wraps(one.function)(lambda *_: None))
     for words in commands(page):
         if words[0] != "VERB":
