@@ -58,7 +58,7 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
     request = Request(Translator(bundle, options.device, settings.planes), settings, grid=grid)
     if settings.to is not None:
         bundle.must_make(settings.to)
-    states = Counter(state for _, state in check_dataset(request, bids_dir, output_dir))
+    states = Counter(check_dataset(request, bids_dir, output_dir))
     lacking = states.total() - states["done"]
     answer(
         {"table": str(output_dir / TABLE), "states": dict(states)},

@@ -587,7 +587,7 @@ class TestCheck:
         (out / MADE[0]).unlink()
         request = Request(Translator(tiny_bundle, "cpu"), TranslateSettings())
         states = check_dataset(request, root, out)
-        assert [state for _, state in states] == ["missing", "done", "done", "missing"]
+        assert states == ["missing", "done", "done", "missing"]
         head, *rows = (out / "logs/group.tsv").read_text().splitlines()
         assert head.split("\t") == ["participant_id", "session_id", "source", "output", "state"]
         assert rows[0].split("\t") == ["sub-01", "ses-1", SCANS[0], MADE[0], "missing"]

@@ -30,6 +30,7 @@ from mrbridge.io.ownership import must_be_ours, must_be_writable
 from mrbridge.io.remote import not_fetched, release_when_done
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_left_out
 from mrbridge.io.temporary import sweep
+from mrbridge.manifest import in_words
 from mrbridge.parallel import Workers, map_scans
 from mrbridge.volume import Verdict
 
@@ -276,7 +277,7 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
     chosen = chosen or [p for p in usable if known[p].contrast is None]
     if not chosen:
         raise InputError(
-            f"holds no {' or '.join(taken)} scan among {len(images)} images"
+            f"holds no {in_words(taken)} scan among {len(images)} images"
             + why_left_out([*((p, _why_not(known[p])) for p in images), *ignored]),
             path=folder,
             remedy="Name a folder of scans, and the target contrast with --to.",

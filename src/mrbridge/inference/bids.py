@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +39,7 @@ from mrbridge.io.scans import (
     select,
     why_left_out,
 )
+from mrbridge.manifest import in_words
 from mrbridge.parallel import Workers
 from mrbridge.preprocessing.skull_strip import skull_stripped
 from mrbridge.progress import track
@@ -71,14 +71,14 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
         SomeScansFailed, Interrupted: see `batch.translate_batch`.
     """
     check_derivatives(root, out)
-    found, additional = _find(request, root, out)
-    log_left_out(found.ignored, root)
+    found, ignored = _find(request, root, out)
+    log_left_out(ignored, root)
     describe(root, out)
     return translate_batch(
         request,
         partial(_translate_item, request, root),
-        [_item(request, scan, root, out, additional) for scan in found.scans],
-        found.ignored,
+        [item for _, item in found],
+        ignored,
         root,
         out,
         workers=workers,
@@ -87,12 +87,12 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
     )
 
 
-def check_dataset(request: Request, root: Path, out: Path) -> list[tuple[Scan, str]]:
+def check_dataset(request: Request, root: Path, out: Path) -> list[str]:
     """Check whether every scan has its translation, and write a table of it.
 
     Returns:
-        Every scan and its state: `done`, `missing`, or how its translation differs from the one
-        that the request would give.
+        The state of every scan: `done`, `missing`, or how its translation differs from the one that
+        the request would give.
 
     Raises:
         InputError: there is nothing to translate.
@@ -100,36 +100,33 @@ def check_dataset(request: Request, root: Path, out: Path) -> list[tuple[Scan, s
     """
     check_derivatives(root, out)
     must_be_ours(out / TABLE)
-    found, additional = _find(request, root, out)
-    states: list[tuple[Scan, str]] = []
+    found, _ = _find(request, root, out)
+    states: list[str] = []
     rows = ["participant_id\tsession_id\tsource\toutput\tstate"]
-    for scan in track(found.scans, "check", len(found.scans)):
-        item = _item(request, scan, root, out, additional)
-        output = item.output
+    for scan, item in track(found, "check", len(found)):
         try:
-            difference = _difference(output, _fingerprint(request, item))
+            difference = _difference(item.output, _fingerprint(request, item))
         except InputError as error:
             difference = error.what
-        state = "missing" if difference is None else difference or "done"
-        states.append((scan, state))
+        states.append("missing" if difference is None else difference or "done")
         cells = (
             f"sub-{scan.subject}",
             f"ses-{scan.session}" if scan.session else "n/a",
             scan.path.relative_to(root).as_posix(),
-            output.relative_to(out).as_posix(),
-            state,
+            item.output.relative_to(out).as_posix(),
+            states[-1],
         )
         rows.append("\t".join(cells))
     write_text(out / TABLE, "\n".join(rows) + "\n")
     return states
 
 
-Additional = dict[Path, tuple[AdditionalScan, ...]]
-"""Other scans of the session of a scan."""
+Found = tuple[list[tuple[Scan, Item]], list[tuple[Path, str]]]
+"""The scans to translate, and the files that are left out with the reason."""
 
 
-def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Additional]:
-    """The scans to translate, what is left out, and the other scans of their sessions.
+def _find(request: Request, root: Path, out: Path) -> Found:
+    """The scans to translate, and what is left out.
 
     In each session, the scans of the first contrast of `Bundle.preferred` that is there.
 
@@ -149,12 +146,12 @@ def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Addition
     others = [scan for scan in everything.scans if scan.contrast == to]
     found = FoundScans(
         [scan for scan in everything.scans if scan.contrast != to],
-        everything.ignored + [(s.path, f"is {s.contrast}, not {_either(taken)}") for s in others],
+        everything.ignored + [(s.path, f"is {s.contrast}, not {in_words(taken)}") for s in others],
     )
     if not found.scans:
         remedy = f"To make {taken[0]} from its {len(others)} {to} scans, use --to {taken[0]}."
         raise InputError(
-            f"holds no {_either(taken)} scan to translate into {to}"
+            f"holds no {in_words(taken)} scan to translate into {to}"
             f"{why_left_out(everything.ignored)}",
             path=root,
             remedy=remedy if others else "Name a BIDS dataset with scans of this contrast.",
@@ -162,57 +159,46 @@ def _find(request: Request, root: Path, out: Path) -> tuple[FoundScans, Addition
     chosen = selection.apply(found, root)
     if not chosen.scans:
         raise InputError(
-            f"has no {_either(taken)} scan that fits the selection ({len(found.scans)} do not)",
+            f"has no {in_words(taken)} scan that fits the selection ({len(found.scans)} do not)",
             path=root,
             remedy="Check the participants, the sessions and the filter file.",
         )
     subjects = {scan.subject for scan in chosen.scans}
     for label in selection.participants:
         if label not in subjects:
-            log.warning("sub-%s: has no %s scan that fits the selection", label, _either(taken))
+            log.warning("sub-%s: has no %s scan that fits the selection", label, in_words(taken))
     if selection.origin is not None and not selection.queries.keys() & set(taken):
         log.warning(
             "%s: has no query '%s', so it leaves out nothing", selection.origin, taken[0].lower()
         )
-    return _by_session(request, outside(prefer_raw(chosen), out), taken)
+    return _by_session(request, outside(prefer_raw(chosen), out), root, out)
 
 
-def _either(contrasts: Sequence[str]) -> str:
-    return " or ".join(contrasts)
-
-
-def _by_session(
-    request: Request, found: FoundScans, taken: Sequence[str]
-) -> tuple[FoundScans, Additional]:
-    """The scans of the first contrast in each session, and the others that go with them."""
+def _by_session(request: Request, found: FoundScans, root: Path, out: Path) -> Found:
+    """The scans of the first contrast in each session, with the others that are used with them."""
     sessions: dict[tuple[str | None, str | None], dict[str, list[Scan]]] = {}
     for scan in found.scans:
         session = sessions.setdefault((scan.subject, scan.session), {})
         session.setdefault(scan.contrast, []).append(scan)
-    scans: list[Scan] = []
-    ignored = list(found.ignored)
-    additional: Additional = {}
+    to, ignored = request.target_for(None), list(found.ignored)
+    items: list[tuple[Scan, Item]] = []
     for session in sessions.values():
-        first, *others = [contrast for contrast in taken if contrast in session]
-        scans += session[first]
+        first, *others = [one for one in request.bundle.preferred(to) if one in session]
         used = tuple(
             AdditionalScan(session[contrast][0].path, contrast, is_needed=False)
             for contrast in request.combined((first, *others))[1:]
         )
-        if used:
-            additional |= {scan.path: used for scan in session[first]}
-        left = {scan.path: scan for contrast in others for scan in session[contrast]}
-        for one in used:
-            left.pop(Path(str(one.path)))
-        ignored += [(path, f"is {scan.contrast}, not {first}") for path, scan in left.items()]
-    return FoundScans(scans, ignored), additional
-
-
-def _item(request: Request, scan: Scan, root: Path, out: Path, additional: Additional) -> Item:
-    to = request.target_for(None)
-    folder = out / scan.path.relative_to(root).parent
-    output = folder / output_name(request, scan.path, to)
-    return Item(scan.path, output, to, additional=additional.get(scan.path, ()))
+        for scan in session[first]:
+            folder = out / scan.path.relative_to(root).parent
+            output = folder / output_name(request, scan.path, to)
+            items.append((scan, Item(scan.path, output, to, additional=used)))
+        ignored += [
+            (scan.path, f"is {contrast}, not {first}")
+            for contrast in others
+            for scan in session[contrast]
+            if all(one.path != scan.path for one in used)
+        ]
+    return items, ignored
 
 
 def _translate_item(request: Request, root: Path, item: Item) -> Translation:
