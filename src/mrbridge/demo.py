@@ -68,27 +68,28 @@ def run_demo(
         check_only(out, FILES)
         shutil.rmtree(out)
     must_be_new(out)
-    stages = _Stages()
+    seconds: dict[str, float] = {}
     try:
-        return _run(out, minutes, seed, stages)
+        return _run(out, minutes, seed, seconds)
     except (KeyboardInterrupt, Interrupted):
-        if stages.seconds:
-            write_json(out / "summary.json", {"interrupted": True, "seconds": stages.seconds})
-        done = ", ".join(stages.seconds) or "nothing"
+        if seconds:
+            write_json(out / "summary.json", {"interrupted": True, "seconds": seconds})
+        done = ", ".join(seconds) or "nothing"
         raise Interrupted(
             f"interrupted; {done} done",
             path=out,
             remedy="Start again in a new folder.",
-            counts={"stages": len(stages.seconds)},
+            counts={"stages": len(seconds)},
         ) from None
 
 
-def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any]:
+def _run(out: Path, minutes: float, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
+    began = time.monotonic()
     is_short = minutes < _SHORT_MINUTES
     subjects = _FEW_SUBJECTS if is_short else _SUBJECTS
     phantom = PhantomSettings(subjects=subjects, spacing_mm=_SPACING_MM, seed=seed)
     bids = write_bids(out / "phantom", phantom)
-    stages.end("phantom")
+    _end("phantom", seconds, began)
     settings = PrepareSettings(
         standard=PreprocessSettings(spacing_mm=_SPACING_MM),
         validation_share=2 / subjects,
@@ -96,8 +97,8 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
         seed=seed,
     )
     store = prepare(bids, out / "store", settings)
-    stages.end("prepare")
-    left = 60 * minutes - stages.total() - _RESERVED_SECONDS
+    _end("prepare", seconds, began)
+    left = 60 * minutes - (time.monotonic() - began) - _RESERVED_SECONDS
     run = train(
         store,
         out / "run",
@@ -108,14 +109,14 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
         planes="axial" if is_short else "all",
         seed=seed,
     )
-    stages.end("train")
+    _end("train", seconds, began)
     table = _test_table(bids, store, out / "test.csv")
     prepared = store.manifest.settings
     for scan in find_scans(table, (prepared.source, prepared.target)).scans:
         translate(scan.path, out / "translated", model=run.path)
-    stages.end("translate")
+    _end("translate", seconds, began)
     evaluation = evaluate(model=run.path, pairs=table, out=out / "scores")
-    stages.end("evaluate")
+    _end("evaluate", seconds, began)
 
     report = out / "report.html"
     write_text(report, (out / "scores" / "report.html").read_text(encoding="utf-8"))
@@ -125,27 +126,15 @@ def _run(out: Path, minutes: float, seed: int, stages: _Stages) -> dict[str, Any
         "minutes": minutes,
         "seed": seed,
         "scores": evaluation.summary,
-        "seconds": stages.seconds | {"all": round(stages.total(), 2)},
+        "seconds": seconds | {"all": round(time.monotonic() - began, 2)},
     }
     write_json(out / "summary.json", summary)
     return summary
 
 
-class _Stages:
-    """The duration of each stage."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def end(self, stage: str) -> None:
-        now = time.monotonic()
-        self.seconds[stage] = round(now - self._last, 2)
-        log.info("%s: %.0f s", stage, now - self._last)
-        self._last = now
-
-    def total(self) -> float:
-        return time.monotonic() - self._began
+def _end(stage: str, seconds: dict[str, float], began: float) -> None:
+    seconds[stage] = round(time.monotonic() - began - sum(seconds.values()), 2)
+    log.info("%s: %.0f s", stage, seconds[stage])
 
 
 def _test_table(bids: Path, store: Store, table: Path) -> Path:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,8 @@ class MrbridgeError(Exception):
         return f"{place}{self.what}{stop}{remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.path, self.remedy))
-
-
-def _rebuild(kind: type[MrbridgeError], what: str, path: Path | None, remedy: str) -> MrbridgeError:
-    """Errors cross process boundaries, where exceptions are pickled."""
-    return kind(what, path=path, remedy=remedy)
+        """Errors cross process boundaries, where exceptions are pickled."""
+        return partial(type(self), path=self.path, remedy=self.remedy), (self.what,)
 
 
 class InputError(MrbridgeError):

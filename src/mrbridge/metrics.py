@@ -73,16 +73,8 @@ def mae(real: Array, synthetic: Array, mask: Array | None, data_range: float) ->
 def ssim(real: Array, synthetic: Array, mask: Array | None, data_range: float) -> float:
     """Structural similarity, its map averaged inside the mask; 1 for equal images.
 
-    The window looks a few voxels beyond the mask, as it must at the mask's edge.
-
-    Args:
-        real: the true image, shape (slices, rows, columns) or (rows, columns).
-        synthetic: its synthesis, the same shape and scale.
-        mask: boolean, the same shape; None: everywhere.
-        data_range: the difference of the largest and smallest possible value.
-
-    Raises:
-        InputError: the shapes differ or the mask is empty.
+    The window looks a few voxels beyond the mask, as it must at the mask's edge. Arguments and
+    errors as for `psnr`, of shape (slices, rows, columns) or (rows, columns).
     """
     inside = _mask(real, synthetic, mask)
     # Voxels further from the mask than the window reaches cannot change the result.
@@ -142,17 +134,10 @@ def fit_nonnegative(
     """The scale >= 0 and offset that bring `synthetic` closest to `real` by least squares.
 
     An anti-correlated image gets scale 0 and the mean of `real` as offset: it may not be inverted.
-
-    Args:
-        real: the true image, any shape.
-        synthetic: its synthesis, the same shape.
-        mask: boolean, the same shape; None: everywhere.
+    Arguments and errors as for `psnr`.
 
     Returns:
         (scale, offset), so that `scale * synthetic + offset` is the fitted image.
-
-    Raises:
-        InputError: the shapes differ or the mask is empty.
     """
     inside = _mask(real, synthetic, mask)
     x, y = synthetic[inside].astype(np.float64), real[inside].astype(np.float64)

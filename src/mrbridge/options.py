@@ -111,15 +111,12 @@ class Verb:
         self, config: Path | None, assignments: Sequence[str], named: Mapping[str, Any]
     ) -> dict[str, Any]:
         """A YAML file, then the options by their names, then `--set`, each over the one before."""
-        from mrbridge.settings import merged, read_assignments, read_yaml
+        from mrbridge.settings import merged, nested, read_assignments, read_yaml
 
         changes = read_yaml(config) if config else {}
         for key in self.option_keys():
             if (name := key.replace(".", "_")) in named:
-                nested = reduce(
-                    lambda inner, part: {part: inner}, key.split(".")[::-1], named[name]
-                )
-                changes = merged(changes, nested)
+                changes = merged(changes, nested(key, named[name]))
         return merged(changes, read_assignments(assignments))
 
     def complete(self) -> None:

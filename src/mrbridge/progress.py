@@ -64,7 +64,11 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         return
     outer = _bars[-1:]  # at once: another thread may close its bar
     if outer:
-        yield from _below(outer[0], items, label, total)
+        task = outer[0].add_task(label, total=total)
+        try:
+            yield from outer[0].track(items, task_id=task)
+        finally:
+            outer[0].remove_task(task)
         return
     with _bar("MofNCompleteColumn") as bar:
         _bars.append(bar)
@@ -115,11 +119,3 @@ def _reporting(items: Iterable[T], total: int | None) -> Iterator[T]:
             _reports[-1](share)
     finally:
         _levels.remove(level)
-
-
-def _below(bar: Progress, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
-    task = bar.add_task(label, total=total)
-    try:
-        yield from bar.track(items, task_id=task)
-    finally:
-        bar.remove_task(task)

@@ -43,14 +43,7 @@ class Shared:
                     self._undo.close()
 
 
-@contextmanager
-def _ignoring() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-without_warnings = Shared(_ignoring)
+without_warnings = Shared(lambda: warnings.catch_warnings(action="ignore"))
 """In a block `with without_warnings()`, no thread shows warnings."""
 
 

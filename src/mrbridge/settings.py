@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from pkgutil import resolve_name
 from types import UnionType
@@ -170,6 +171,11 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def nested(key: str, value: Any) -> Any:
+    """`{"a": {"b": 3}}` for the key `a.b`."""
+    return reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
+
+
 def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """Turn `["a.b=3", "c=[1, 2]"]` into `{"a": {"b": 3}, "c": [1, 2]}`; values are YAML.
 
@@ -190,9 +196,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise SettingsError(
                 f"the value in '{shortened(assignment)}' is not YAML ({error})", remedy="Quote it."
             ) from None
-        for part in reversed(key.strip().split(".")):
-            value = {part: value}
-        result = merged(result, value)
+        result = merged(result, nested(key.strip(), value))
     return result
 
 

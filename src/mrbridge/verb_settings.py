@@ -39,6 +39,9 @@ AllowCode = Annotated[
     ),
 ]
 Place = Annotated[Path | None, Option(place=True)]
+Lesions = Annotated[
+    Path | None, Option(place=True, default="those of the dataset's BIDS derivatives")
+]
 StorePlace = Annotated[Path, Option(metavar="STORE", place=True, argument=True)]
 _OUT = Option(("-o", "--out"))
 _OUT_PLACE = Option(("-o", "--out"), place=True)
@@ -280,9 +283,7 @@ class Evaluate(Parallel):
     mask: Place = Field(
         None, description="Score only inside this mask: a file, or a folder of them."
     )
-    lesions: Annotated[
-        Path | None, Option(place=True, default="those of the dataset's BIDS derivatives")
-    ] = Field(
+    lesions: Lesions = Field(
         None,
         description="Also report which lesions of this mask were kept, lost or invented: a file, "
         "or a folder of them.",
@@ -363,9 +364,7 @@ class Setup(VerbSettings):
     synthetic: Annotated[
         Path | None, Option(place=True, default="those of --real with desc-synth in their names")
     ] = Field(None, description="A folder of synthetic ones of the same people and contrast.")
-    lesions: Annotated[
-        Path | None, Option(place=True, default="those of the dataset's BIDS derivatives")
-    ] = Field(
+    lesions: Lesions = Field(
         None,
         description="Lesion masks: a file, or a folder of them. Raters are asked whether the "
         "lesions are there.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,8 +102,8 @@ def _as_onnx(bundle: Bundle, generator: str) -> bytes:
     program = _traced(bundle.build(generator), multiple, channels)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # paths of source files on this computer
-    about = _contrasts(bundle, generator) if more is None else _channels(bundle, more.contrasts)
-    program.model.metadata_props.update(_metadata(bundle, multiple) | about)
+    about = _metadata(bundle, generator) | {"multiple": str(multiple)}
+    program.model.metadata_props.update(about)
     program.model.producer_name, program.model.producer_version = "mrbridge", __version__
     content: bytes = program.model_proto.SerializeToString()
     return content
@@ -133,49 +132,41 @@ def _traced(network: Generator, multiple: int, channels: int) -> torch.onnx.ONNX
     return program
 
 
-def _contrasts(bundle: Bundle, generator: str) -> dict[str, str]:
-    """The metadata of a generator of one direction."""
-    source, target = bundle.source, bundle.target
-    if generator == "to_source":
-        source, target = target, source
-    return {
-        "description": f"Synthesises {target} from {source}: synthetic; for research, not for "
-        "diagnosis.",
-        "source": source,
-        "target": target,
-        "layout": f"batch, 1, {_LAYOUT}",
-        "typical": bundle.manifest.typical[target].model_dump_json(),
-    }
-
-
-def _channels(bundle: Bundle, contrasts: Sequence[str]) -> dict[str, str]:
-    """The metadata of the generator of any contrast."""
-    typical = bundle.manifest.typical
-    return {
-        "description": f"Synthesises any of {', '.join(contrasts)} from one or several others: "
-        "synthetic; for research, not for diagnosis.",
-        "input_channels": json.dumps([*contrasts, "unknown"]),
-        "output_channels": json.dumps(list(contrasts)),
-        "layout": f"batch, channels (0 where a scan is absent), {_LAYOUT}",
-        "typical": json.dumps({one: typical[one].model_dump(mode="json") for one in contrasts}),
-    }
-
-
-def _metadata(bundle: Bundle, multiple: int) -> dict[str, str]:
-    """What holds for all generators of a bundle."""
-    standard = bundle.manifest.standard
-    spacing = standard.spacing_mm
-    return {
-        "spacing_mm": "as scanned" if spacing is None else f"{spacing:g}",
+def _metadata(bundle: Bundle, generator: str) -> dict[str, str]:
+    """What a generator takes and makes."""
+    standard, typical = bundle.manifest.standard, bundle.manifest.typical
+    metadata = {
+        "spacing_mm": "as scanned" if standard.spacing_mm is None else f"{standard.spacing_mm:g}",
         "margin_mm": f"{standard.margin_mm:g}",
         "alignment": standard.align,
         "denoised": str(standard.denoise).lower(),
         "bias_correction": standard.bias,
         "range": "[-1, 1]",
-        "multiple": str(multiple),
         "least_size": str(bundle.manifest.least_size),
         "intensities": standard.intensity.model_dump_json(),
         "preset": bundle.manifest.preset,
         "bundle_sha256": bundle.hash,
         "created_by": f"mrbridge {__version__}",
+    }
+    more = bundle.manifest.any_contrast
+    if generator == "to_any" and more is not None:
+        ranges = {one: typical[one].model_dump(mode="json") for one in more.contrasts}
+        return metadata | {
+            "description": f"Synthesises any of {', '.join(more.contrasts)} from one or several "
+            "others: synthetic; for research, not for diagnosis.",
+            "input_channels": json.dumps([*more.contrasts, "unknown"]),
+            "output_channels": json.dumps(list(more.contrasts)),
+            "layout": f"batch, channels (0 where a scan is absent), {_LAYOUT}",
+            "typical": json.dumps(ranges),
+        }
+    source, target = bundle.source, bundle.target
+    if generator == "to_source":
+        source, target = target, source
+    return metadata | {
+        "description": f"Synthesises {target} from {source}: synthetic; for research, not for "
+        "diagnosis.",
+        "source": source,
+        "target": target,
+        "layout": f"batch, 1, {_LAYOUT}",
+        "typical": typical[target].model_dump_json(),
     }

@@ -51,7 +51,9 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
             raise InputError("the image has no affine", remedy="Give it one.")
         voxels = _three_axes(np.asanyarray(image.dataobj), index)
         affine = _affine_of(image, voxels.shape, assume)
-        marked = "descrip" in image.header and _says_synthetic(image.header["descrip"])
+        marked = False
+        if "descrip" in image.header:
+            marked = bytes(image.header["descrip"].item()).lower().startswith(b"synthetic")
         name, identity = image.get_filename(), Identity()
         if name is not None:
             identity = of_path(Path(Path(name).resolve().parent.name, Path(name).name))
@@ -158,7 +160,3 @@ def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
     for note in notes:
         warnings.warn(note, MrbridgeWarning, stacklevel=4)
     return voxels
-
-
-def _says_synthetic(description: Any) -> bool:
-    return bytes(description.item()).decode("latin-1").lower().startswith("synthetic")

@@ -118,8 +118,15 @@ class Translator:
         to = to or self.bundle.target_for(volume.contrast)
         also = also or {}
         direction = self.bundle.direction((volume.contrast, *also), to)
-        if uncertainty:
-            self.require_uncertainty(direction)
+        if uncertainty and not self.knows_uncertainty(direction):
+            raise SettingsError(
+                f"this model's uncertainty was never calibrated for {direction.name}",
+                path=self.bundle.path,
+                remedy="Leave it out, or translate from other scans."
+                if self.bundle.manifest.any_contrast
+                else "Leave it out, use the shipped model, or train from it with pairs in the "
+                "validation split.",
+            )
         preprocessed = preprocessed or self.preprocess(volume, to, mask)
         synthetic, *parts = self.computed(volume, also, preprocessed, direction, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
@@ -194,22 +201,6 @@ class Translator:
     def knows_uncertainty(self, direction: Direction) -> bool:
         """Whether the bundle makes uncertainty maps of this direction."""
         return bool(self._factors(direction))
-
-    def require_uncertainty(self, direction: Direction) -> None:
-        """Refuse an uncertainty map that the bundle cannot make.
-
-        Raises:
-            SettingsError: it was not calibrated for this direction.
-        """
-        if not self._factors(direction):
-            raise SettingsError(
-                f"this model's uncertainty was never calibrated for {direction.name}",
-                path=self.bundle.path,
-                remedy="Leave it out, or translate from other scans."
-                if self.bundle.manifest.any_contrast
-                else "Leave it out, use the shipped model, or train from it with pairs in the "
-                "validation split.",
-            )
 
     def translate_slices(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from mrbridge import __version__
 from mrbridge.bundle import load_bundle
-from mrbridge.errors import InputError, SettingsError
+from mrbridge.errors import InputError
 from mrbridge.inference.additional_scans import PlacedScan
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output import Translation
@@ -101,12 +100,12 @@ def look(task: Task, translators: Sequence[Translator]) -> Facts:
 
 def _mapped(scan: Volume, translator: Translator) -> list[str]:
     """The contrasts for which a model makes uncertainty maps from such a scan."""
-    bundle, mapped = translator.bundle, []
-    for to in bundle.contrasts:
-        with suppress(SettingsError):
-            translator.require_uncertainty(bundle.direction((scan.contrast,), to))
-            mapped.append(to)
-    return mapped
+    bundle = translator.bundle
+    return [
+        to
+        for to in bundle.contrasts
+        if translator.knows_uncertainty(bundle.direction((scan.contrast,), to))
+    ]
 
 
 def _with_contrast(volume: Volume, items: Sequence[Item]) -> Volume:
