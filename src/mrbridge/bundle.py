@@ -31,9 +31,6 @@ from mrbridge.networks.build import Generator, build_generator
 from mrbridge.networks.settings import GeneratorExtension, GeneratorSettings
 from mrbridge.networks.unet import ScaleHead, UNet
 
-ANY_CONTRAST = "any_contrast"
-"""The name of the generator of any contrast where it is exported."""
-
 _MOST_BYTES = 1 << 20  # of bundle.json
 _Network = TypeVar("_Network", bound=torch.nn.Module)
 _TRIES = 100  # each fails only if a training has just replaced the bundle
@@ -102,7 +99,7 @@ class Bundle:
         """The generators, with the names that they have where they are exported."""
         source, target = self.source, self.target
         names = {"to_target": f"{source}_to_{target}", "to_source": f"{target}_to_{source}"}
-        return names | ({"to_any": ANY_CONTRAST} if self.manifest.any_contrast else {})
+        return names | ({"to_any": "any_contrast"} if self.manifest.any_contrast else {})
 
     def generator_that_makes(self, contrast: str) -> Literal["to_target", "to_source"]:
         """Which of the first two generators makes this contrast, one of `source` and `target`."""

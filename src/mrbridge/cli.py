@@ -60,8 +60,8 @@ def _root(
 ) -> None:
     if version:
         typer.echo(f"mrbridge {__version__}")
-    elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+    else:
+        _show_help(context)
 
 
 def main(arguments: Sequence[str] | None = None, bids_app: Verb | None = None) -> None:

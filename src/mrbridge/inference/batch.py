@@ -48,8 +48,6 @@ class Item:
     """One scan of a batch.
 
     Attributes:
-        source: its file.
-        output: the file to write.
         contrast: the contrast to synthesise.
         known: its own contrast, if its name or folders say it.
         is_taken: whether another scan of the batch has this output, or its sidecar.

@@ -139,16 +139,15 @@ def _series_entry(scan: Volume) -> dict[str, Any]:
     }
 
 
-def _why_not(series: Series) -> str:
-    """The reason why a series was not translated, without the remedy."""
-    if series.identity.is_other or series.refusal is not None:
-        return series.what_is_wrong
-    return series.why_not or "not chosen"
-
-
 def _left_out(listing: Listing, chosen: Series) -> dict[str, Any]:
     """What was not translated. Files are counted: their names may be those of patients."""
     reasons = Counter(reason for _, reason in listing.ignored)
+
+    def why_not(series: Series) -> str:
+        if series.identity.is_other or series.refusal is not None:
+            return series.what_is_wrong  # without the remedy
+        return series.why_not or "not chosen"
+
     return {
         "not_translated": [
             {
@@ -157,7 +156,7 @@ def _left_out(listing: Listing, chosen: Series) -> dict[str, Any]:
                 "part": other.part,
                 "kind": other.kind,
                 "contrast": other.contrast,
-                "reason": _why_not(other),
+                "reason": why_not(other),
             }
             for other in listing.series
             if other is not chosen

@@ -65,8 +65,6 @@ def check(
     """Judge a scan that is to be translated.
 
     Args:
-        scan: the scan, as `io.read` returns it.
-        to: the contrast to synthesise.
         contrasts: those of the model. A scan of unknown contrast is taken for the other one of the
             first two if `to` is one of them; else it remains unknown, which is unusual.
         is_head: whether the model is one of heads; otherwise only masks are recognised by their

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from mrbridge import __version__, io
-from mrbridge.bundle import ANY_CONTRAST, Bundle
+from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, OutputError, SettingsError, must_exist
 from mrbridge.extensions import code_in, require
 from mrbridge.inference.planes import Stack
@@ -47,10 +47,7 @@ class Item:
     """A scan on its way through a MONAI bundle.
 
     Attributes:
-        path: of the scan.
-        volume: the scan.
         direction: the channels of the scan and of the result.
-        preprocessed: its slices, and the way back.
         synthetic: slices of the synthetic scan, range [-1, 1]; None before inference.
     """
 
@@ -254,7 +251,7 @@ def _metadata(bundle: Bundle, generator: str) -> dict[str, Any]:
         multiple, inputs = more.generator.multiple, [*more.contrasts, "unknown contrast"]
         outputs = list(more.contrasts)
         what = {
-            "name": ANY_CONTRAST,
+            "name": bundle.generators[generator],
             "task": f"Synthesis of brain MR images of one contrast of {names} from another",
             "description": f"Synthesises any of {names} from another: the contrast that `to` "
             f"names, except {bundle.source} and {bundle.target} from each other.",

@@ -98,7 +98,6 @@ class OutputGrid:
         """The scan with smaller voxels along those of its axes where the result has smaller ones.
 
         Args:
-            scan: the scan.
             grid: of the result, from `for_scan`.
             least_mm: the voxel size of the model; smaller ones would add nothing.
 

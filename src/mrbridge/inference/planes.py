@@ -26,8 +26,6 @@ OTHERS = {"coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 """The other planes: the axes of an axial stack that become slices, rows (which `cut` flips, so that
 superior is up) and columns."""
 
-_HALF = 0.5
-
 _THICK_MM = 8.0
 """The thickest axial slices for which three planes were measured to be better than one
 (docs/explanation/quality.md)."""
@@ -81,7 +79,7 @@ def in_three_planes(
     high, inside = stacks, foreground
     if rows != slices:
         high = [with_height(stack, rows) for stack in stacks]
-        inside = with_height(foreground.astype(np.float32), rows) > _HALF
+        inside = with_height(foreground.astype(np.float32), rows) > 0.5
     for plane in planes:
         results, counts = make([cut(stack, plane) for stack in high], cut(inside, plane))
         counted = _along(OTHERS[plane][0], counts)

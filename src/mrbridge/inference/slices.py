@@ -42,9 +42,7 @@ class SliceTranslator:
     """Computes the slices of one direction. Stacks have the shape (slices, rows, columns).
 
     Attributes:
-        network: the generator, on the device.
         direction: the channels of the scans and of the result.
-        device: the `torch.device` that computes.
         least_size: rows and columns to which smaller axial slices are padded.
         multiple: rows and columns are padded to multiples of it.
         head: the generator's scale head; None, unless an uncertainty map is wanted.

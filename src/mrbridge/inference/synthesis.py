@@ -36,8 +36,6 @@ class Request:
     """The model and the settings with which every scan of a call is translated. Picklable.
 
     Attributes:
-        translator: the model on its device.
-        settings: what to synthesise, and from which scans.
         match: a scan whose intensity range the results get; None: the typical range.
         grid: that of the results; None: the grid of each scan.
         additional: other scans of the person, where it is about one scan.
