@@ -137,7 +137,7 @@ def test_public_names_are_listed_before_their_first_use() -> None:
 
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="no attribute 'tranlsate'"):
-        _ = mrbridge.tranlsate
+        _ = mrbridge.tranlsate  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

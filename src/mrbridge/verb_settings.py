@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mrbridge import __version__
 from mrbridge.errors import SettingsError
 from mrbridge.models import SHIPPED
 from mrbridge.settings import Option, VerbSettings
@@ -405,8 +406,6 @@ class Doctor(VerbSettings):
 def _print_version(wanted: bool) -> None:
     if wanted:
         import typer
-
-        from mrbridge import __version__
 
         typer.echo(f"mrbridge {__version__}")
         raise typer.Exit

@@ -80,10 +80,10 @@ class PlacedScan:
 
     def report(self, root: Path) -> dict[str, Any]:
         """The entry in `report.json`, files relative to the folder of the scans."""
-        return {
-            "source": self.source(lambda file: file.relative_to(root).as_posix()),
-            **{_snake(key): value for key, value in self.as_json().items()},
-        }
+        entry = {"source": self.source(lambda file: file.relative_to(root).as_posix())}
+        for key, value in self.as_json().items():
+            entry[re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower()] = value
+        return entry
 
     def as_json(self) -> dict[str, Any]:
         """The entry in sidecars, without the source."""
@@ -93,10 +93,6 @@ class PlacedScan:
             entry["DisplacementMillimetres"] = round(self.registration.displacement_mm, 3)
             entry["UncertaintyMillimetres"] = round(self.registration.residual_mm, 3)
         return entry
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[AdditionalScan, ...]:

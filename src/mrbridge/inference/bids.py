@@ -181,7 +181,7 @@ def _by_session(request: Request, found: FoundScans, root: Path, out: Path) -> F
         session = sessions.setdefault((scan.subject, scan.session), {})
         session.setdefault(scan.contrast, []).append(scan)
     to, ignored = request.target_for(None), list(found.ignored)
-    items: list[tuple[Scan, Item]] = []
+    items = []
     for session in sessions.values():
         first, *others = [one for one in request.bundle.preferred(to) if one in session]
         used = tuple(

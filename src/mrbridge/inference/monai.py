@@ -32,7 +32,7 @@ from mrbridge.io.atomic import atomic_path, write_json, write_text
 from mrbridge.io.contrast import recognised
 from mrbridge.manifest import BundleManifest, Direction
 from mrbridge.model_card import card, huggingface_card
-from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
+from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.volume import Volume
 
 SCHEMA = (
@@ -66,8 +66,7 @@ class Preprocessing:
     """
 
     def __init__(self, manifest: str, to: str, generator: str, allow_code: bool = False) -> None:
-        self.manifest, self.to, self.generator = read(manifest, allow_code), to, generator
-        self.bundle = Bundle(self.manifest, {})
+        self.bundle, self.to, self.generator = Bundle(read(manifest, allow_code), {}), to, generator
         self.bundle.must_make(to)
 
     def __call__(self, path: str) -> Item:
@@ -79,9 +78,8 @@ class Preprocessing:
         with recognised(self.bundle.contrasts):
             volume = io.read(path)
         direction = self._direction(volume.contrast, path)
-        (contrast,) = direction.given
-        levels = () if contrast is None else self.manifest.typical[contrast].levels
-        preprocessed = preprocess(volume, self.manifest.standard, None, levels)
+        known = replace(volume, contrast=direction.given[0])
+        preprocessed = Translator(self.bundle, "cpu").preprocess(known, self.to)
         return Item(Path(path), volume, direction, preprocessed)
 
     def _direction(self, contrast: str | None, path: str) -> Direction:

@@ -214,7 +214,6 @@ class Translator:
 
         Args:
             slices: shape (slices, rows, columns), range [-1, 1].
-            to: contrast to synthesise.
             foreground: the same shape; slices with almost none become background (-1), those with
                 little are computed in float32.
             least: rows and columns to which smaller slices are padded; None takes the bundle's
@@ -261,7 +260,6 @@ class Translator:
         """The intensity range of synthetic volumes.
 
         Args:
-            to: their contrast.
             match: a scan whose range they get; None: the range that is typical for the contrast.
 
         Raises:
@@ -327,8 +325,7 @@ def restored(
     """A synthetic scan on the grid of its source.
 
     Args:
-        volume: the source.
-        synthetic: shape as its slices, range [-1, 1].
+        synthetic: shape as the slices of its source, range [-1, 1].
         range_out: the intensities that -1 and 1 stand for.
 
     Returns:

@@ -19,7 +19,9 @@ from mrbridge.settings import merged
 from mrbridge.tuning.space import nested
 from mrbridge.tuning.trial import Job
 
-BEST, TABLE, FIGURE = "best.yaml", "trials.csv", "importance.png"
+BEST = "best.yaml"
+TABLE = "trials.csv"
+FIGURE = "importance.png"
 
 _FEWEST = 6  # complete trials for importances
 _COLOUR, _PALE = "#1f6fb4", "#8a8f98"
