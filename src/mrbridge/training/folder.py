@@ -20,7 +20,7 @@ def refuse_url(run: str | Path) -> None:
     must_be_here(run, "Train into a folder on this machine, then copy the run or its bundle.")
 
 
-FILES = (
+FILES: tuple[str, ...] = (
     *("settings.yaml", "metrics.csv", "progress.gif", "simulated.npz", "samples/epoch_*.png"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "tensorboard/events.*"),
     *("bundle/bundle.json", "bundle/card.md", "bundle/weights-*.safetensors"),
