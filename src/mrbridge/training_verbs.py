@@ -38,7 +38,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
             path=out,
             remedy="Leave out --resume or --overwrite.",
         )
-    if resume and options.start != "auto":
+    if resume and options.start is not None:
         raise SettingsError(
             "a resumed run has weights already", path=out, remedy="Leave out --from or --resume."
         )
@@ -60,7 +60,7 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     settings = changes if resume else resolve(changes)
     if isinstance(settings, TrainSettings):
         _warn_of_epochs(settings)
-    more = options.model_dump(exclude={"store", "out", "devices"})
+    more = options.model_dump(exclude={"store", "out", "devices"}, exclude_none=True)
     keep_memory()
     if options.devices > 1:
         result = launch(options.devices, run, store.path, out, settings, **more)
@@ -106,7 +106,7 @@ def tune(options: options_of.Tune, changes: dict[str, Any]) -> None:
         from mrbridge.tuning.tune import tune as run
 
     keep_memory()
-    more = options.model_dump(exclude={"store", "out", "space"})
+    more = options.model_dump(exclude={"store", "out", "space"}, exclude_none=True)
     result, failure = as_far_as_done(
         lambda: run(options.store, options.out, changes, space=space, **more)
     )
@@ -131,7 +131,7 @@ def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
         from mrbridge.hardware import keep_memory
 
     keep_memory()
-    more = options.model_dump(exclude={"store", "out", "arms"})
+    more = options.model_dump(exclude={"store", "out", "arms"}, exclude_none=True)
     result, failure = as_far_as_done(
         lambda: run(options.store, options.out, options.arms, settings=changes, **more)
     )
@@ -141,5 +141,5 @@ def benchmark(options: options_of.Benchmark, changes: dict[str, Any]) -> None:
 def _check_inputs(options: options_of.Train | options_of.Tune | options_of.Benchmark) -> None:
     """The store and the initial weights of a training must exist."""
     must_exist(options.store, StoreError, "Run mrbridge prepare first.")
-    if options.start not in ("auto", "scratch"):
+    if options.start not in (None, "auto", "scratch"):
         locate(options.start, "Use auto, shipped or scratch, or name a run or a bundle.")

@@ -169,13 +169,13 @@ class Train(VerbSettings):
     store: StorePlace = Field(description="A prepared store, by path or URL.")
     out: Annotated[Path, _OUT] = Field(description="The run's folder.")
     start: Annotated[
-        str,
+        str | None,
         Option(
             ("--from",),
             "MODEL",
             "shipped if it has the preset's networks and the store's contrasts, otherwise scratch",
         ),
-    ] = Field("auto", description="Initial weights: shipped, scratch (random), a run or a bundle.")
+    ] = Field(None, description="Initial weights: shipped, scratch (random), a run or a bundle.")
     resume: bool = Field(False, description="Resume a run that was stopped.")
     device: Device = "auto"
     devices: int = Field(
@@ -192,8 +192,8 @@ class Train(VerbSettings):
 class SeveralTrainings(VerbSettings):
     """Options of verbs that train many times on one store."""
 
-    start: Annotated[str, Option(("--from",), "MODEL", "as of train")] = Field(
-        "auto", description="Initial weights: shipped, scratch (random), a run or a bundle."
+    start: Annotated[str | None, Option(("--from",), "MODEL", "as of train")] = Field(
+        None, description="Initial weights: shipped, scratch (random), a run or a bundle."
     )
     device: Device = "auto"
     allow_code: bool = Field(
