@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import InputError, OutputError, must_be_here
+from mrbridge.errors import InputError, OutputError, about, must_be_here
 from mrbridge.io.remote import fetch, remove, upload
 from mrbridge.io.temporary import discard, sweep, temporary_name
 from mrbridge.json_text import parse_json
@@ -84,12 +84,9 @@ def _new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file that may take the place of `path`, in its folder."""
     must_be_here(path)
     with writing(path):
-        if path.is_dir():
-            raise OutputError("is a folder", path=path, remedy="Choose another name.")
         if path.exists() and not path.is_file():
-            raise OutputError(
-                "is a pipe or a device, not a file", path=path, remedy="Choose another name."
-            )
+            what = "is a folder" if path.is_dir() else "is a pipe or a device, not a file"
+            raise OutputError(what, remedy="Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary
@@ -199,31 +196,34 @@ def sha256_of(path: str | Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    fetch(Path(path))
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
-        ) from None
+    path = Path(path)
+    fetch(path)
+    with reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "Check the file.") -> Iterator[None]:
+    """Within it, errors of the system, and errors that name no file, are about reading `path`."""
+    with about(path):
+        try:
+            yield
+        except OSError as error:
+            what = f"cannot be read ({error.strerror or error})"
+            raise InputError(what, remedy=remedy) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within it, errors of the system are errors of writing to `path`.
-
-    Raises:
-        OutputError: there was one.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            path=path,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from error
+    """Within it, errors of the system, and errors that name no file, are about writing `path`."""
+    with about(path):
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written ({error.strerror or error})",
+                remedy="Check the free space and the permissions, or choose another place.",
+            ) from error
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Source: https://nifti.nimh.nih.gov/nifti-1 (nifti1.h) and /nifti-2.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -25,14 +24,13 @@ _ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 
 def find_affine(
-    header: Any, shape: tuple[int, ...], path: Path | None, assume: str | None, notes: list[str]
+    header: Any, shape: tuple[int, ...], assume: str | None, notes: list[str]
 ) -> NDArray[np.float64]:
     """The affine of a NIfTI file, (4, 4) to RAS+ mm: the sform, or else the qform.
 
     Args:
         header: it is corrected in place where that is possible in one way only.
         shape: (i, j, k).
-        path: the file, for errors; None for an image in memory.
         assume: the orientation of a file without any, such as RAS.
         notes: what was corrected or assumed is added here.
 
@@ -47,7 +45,6 @@ def find_affine(
         if assume is None:
             raise InputError(
                 _why_no_affine(header, stored),
-                path=path,
                 remedy="If you know its orientation, use --assume RAS (or LPS, ...).",
             )
         notes.append(f"has no orientation; {assume} was assumed")

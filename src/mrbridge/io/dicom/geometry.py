@@ -169,8 +169,7 @@ def _places(slices: Sequence[Slice]) -> tuple[Array, Array]:
         plane, place = plane_of(part), part.numbers("ImagePositionPatient")
         if plane is None or len(place) != 3 or max(map(abs, place)) > 1e6:
             raise InputError(
-                f"{part.shown} has no position or orientation",
-                remedy="Export the original images.",
+                f"{part.shown} has no position or orientation", remedy="Export the original images."
             )
         planes.append(plane)
         places.append(place)
