@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,17 +96,15 @@ def read(path: Path) -> Volume:
         # fault of its pixels.
         with without_warnings():
             _check_whole(data)
-            with _open(data) as image:
+            with open_image(io.BytesIO(data)) as image:
                 _check_kind(image)
                 deep = _is_deep(image)
                 image.load()
                 form = "JPEG" if image.format == "MPO" else str(image.format)
-                exif = _exif(image)
-                texts = getattr(image, "text", {}) if image.format == "PNG" else {}
-                note = str(texts.get("Description") or exif.get(_DESCRIPTION, ""))
                 mode, pixels = _grey(image, _deep(data, image) if deep else None, data, notes)
                 if form != "TIFF":  # Pillow rotates these
-                    pixels = _turned(pixels, exif.get(_ORIENTATION))
+                    pixels = _turned(pixels, _exif(image).get(_ORIENTATION))
+                is_synthetic = note_of(image).lower().startswith("synthetic")
     except MrbridgeError:
         raise
     except UnidentifiedImageError:
@@ -118,8 +116,7 @@ def read(path: Path) -> Volume:
         what = f"is damaged or truncated ({error})"
         raise InputError(what, remedy="Get a new copy of the file.") from None
     header = Image2DHeader(form, mode, 8 * pixels.dtype.itemsize)
-    synthetic = note.lower().startswith("synthetic")
-    return Volume(pixels[:, :, None], None, header, synthetic=synthetic, notes=tuple(notes))
+    return Volume(pixels[:, :, None], None, header, synthetic=is_synthetic, notes=tuple(notes))
 
 
 def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
@@ -150,12 +147,18 @@ def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
             raise OutputError("was not read back as it was written", remedy="Check the disk.")
 
 
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "JPEG"))
+def open_image(source: Path | IO[bytes]) -> Image.Image:
+    """Open an image with Pillow, if it is of a known format."""
+    return Image.open(source, formats=("PNG", "TIFF", "JPEG"))
+
+
+def note_of(image: Image.Image) -> str:
+    """Its description, which of a synthetic image begins with `synthetic`."""
+    return str(image.info.get("Description") or _exif(image).get(_DESCRIPTION, ""))
 
 
 def _check_whole(data: bytes) -> None:
-    with _open(data) as image:
+    with open_image(io.BytesIO(data)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
                 f"has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}",
@@ -268,10 +271,10 @@ def _deep(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
         # Two samples of 16 bit are filtered and interlaced as four of 8 bit (PNG 1.2, 6 and 2.6).
         head = data[12:24] + bytes((8, _COLOUR_ALPHA)) + data[26:29]
         check = zlib.crc32(head).to_bytes(4, "big")
-        samples = np.array(_open(data[:12] + head + check + data[33:]))
+        samples = np.array(open_image(io.BytesIO(data[:12] + head + check + data[33:])))
         return samples.view(">u2").astype(np.uint16)
     # Read with the other byte order, the byte that Pillow keeps is the lower one.
-    low = _open(data)
+    low = open_image(io.BytesIO(data))
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
     tiles = []
     for tile in getattr(low, "tile", []):

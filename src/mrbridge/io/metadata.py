@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning, about
 from mrbridge.io import names
+from mrbridge.io.atomic import reading
 from mrbridge.io.contrast import of_path, of_text, own_contrasts
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
@@ -38,13 +39,12 @@ def read_text(file: Path) -> str:
 
 def _decoded(file: Path) -> tuple[str, str]:
     fetch(file)
-    try:
-        return decode(file.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"cannot be read ({reason})", path=file, remedy="Save it as UTF-8 text."
-        ) from None
+    remedy = "Save it as UTF-8 text."
+    with reading(file, remedy):
+        try:
+            return decode(file.read_bytes())
+        except ValueError as error:
+            raise InputError(f"cannot be read ({error})", remedy=remedy) from None
 
 
 def _warn_of_encoding(file: Path, encoding: str) -> None:
@@ -80,37 +80,39 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
     rows = _rows(table)
     _warn_of_columns(table, rows)
     for line, row in rows:
-        missing = [key for key in ("contrast", "path") if not row.get(key)]
-        if missing:
-            raise InputError(
-                f"line {line} has no {' and no '.join(missing)}",
-                path=table,
-                remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
-            )
-        path = path_in_table(row["path"], table.parent)
-        split = names.read_split(row.get("split", ""))
-        if row.get("split") and split is None:
-            raise InputError(
-                f"line {line} has the split '{row['split']}'",
-                path=table,
-                remedy="Use train, val or test, or leave it empty.",
-            )
-        own = own_contrasts().get(row["contrast"].lower())
-        contrast = own or of_text(row["contrast"]).contrast or row["contrast"]
-        identity = of_path(path.name)
-        if identity.objection and not force:
-            found.ignored.append((path, identity.objection))
-            continue
-        subject, session = (
-            None if row.get(key, "") in _ABSENT else row[key] for key in ("subject", "session")
-        )
-        scan = Scan(path, subject, session, contrast, path.name, split)
-        if scan in seen:
-            found.ignored.append((path, "is listed twice"))
-            continue
-        seen.add(scan)
-        found.scans.append(scan)
+        with about(table):
+            scan = _scan_of_row(row, line, table.parent)
+        objection = of_path(scan.name).objection
+        if objection and not force:
+            found.ignored.append((scan.path, objection))
+        elif scan in seen:
+            found.ignored.append((scan.path, "is listed twice"))
+        else:
+            seen.add(scan)
+            found.scans.append(scan)
     return found
+
+
+def _scan_of_row(row: dict[str, str], line: int, folder: Path) -> Scan:
+    missing = [key for key in ("contrast", "path") if not row.get(key)]
+    if missing:
+        raise InputError(
+            f"line {line} has no {' and no '.join(missing)}",
+            remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
+        )
+    path = path_in_table(row["path"], folder)
+    split = names.read_split(row.get("split", ""))
+    if row.get("split") and split is None:
+        raise InputError(
+            f"line {line} has the split '{row['split']}'",
+            remedy="Use train, val or test, or leave it empty.",
+        )
+    own = own_contrasts().get(row["contrast"].lower())
+    contrast = own or of_text(row["contrast"]).contrast or row["contrast"]
+    subject, session = (
+        None if row.get(key, "") in _ABSENT else row[key] for key in ("subject", "session")
+    )
+    return Scan(path, subject, session, contrast, path.name, split)
 
 
 def _warn_of_columns(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> None:

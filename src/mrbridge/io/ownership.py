@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import MrbridgeError, OutputError
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import suffix_of, writing
 from mrbridge.io.formats import FORMATS
 from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import is_temporary
@@ -42,7 +42,6 @@ TABLES = {
 _NOTE = re.compile(r"synthetic (\S+, mrbridge \d|by mrbridge, for research)", re.IGNORECASE)
 _PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
 _ONNX = b"\x12\x08mrbridge"  # onnx.proto: field 2 of ModelProto, producer_name
-_DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
 _DESCRIP = {348: 148, 540: 240}  # of NIfTI-1 and NIfTI-2: where `descrip` begins, 80 bytes
 
 
@@ -54,15 +53,8 @@ def must_be_writable(folder: Path) -> None:
     """
     place = folder.absolute()
     nearest = next(above for above in (place, *place.parents) if lexists(above))
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror})",
-            path=folder,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from None
+    with writing(folder), tempfile.TemporaryFile(dir=nearest):
+        pass
 
 
 def must_be_ours(path: Path) -> None:
@@ -147,9 +139,8 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
 
 def _nifti_note(path: Path) -> str:
     with open(path, "rb") as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        stream = gzip.GzipFile(fileobj=raw) if compressed else raw
+        is_compressed = raw.read(2) == b"\x1f\x8b"
+    with (gzip.open if is_compressed else open)(path, "rb") as stream:
         head = stream.read(540)
     little, big = (int.from_bytes(head[:4], order) for order in ("little", "big"))
     start = _DESCRIP.get(little, _DESCRIP.get(big))
@@ -157,15 +148,12 @@ def _nifti_note(path: Path) -> str:
 
 
 def _is_our_image2d(path: Path) -> bool:
-    from PIL import Image
+    from mrbridge.io import image2d
 
     try:
-        with Image.open(path, formats=("PNG", "TIFF", "JPEG")) as image:
-            texts = getattr(image, "text", {}) if image.format == "PNG" else {}
-            if texts.get("Software") == GENERATOR:
-                return True
-            note = texts.get("Description") or image.getexif().get(_DESCRIPTION, "")
-            return _NOTE.match(str(note)) is not None
+        with image2d.open_image(path) as image:
+            is_figure = image.info.get("Software") == GENERATOR
+            return is_figure or _NOTE.match(image2d.note_of(image)) is not None
     except Exception:  # Pillow's many parsers raise all kinds of exceptions for damaged files
         return False
 
