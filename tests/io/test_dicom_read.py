@@ -41,7 +41,7 @@ from tests.studies import (
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.inspection.inspect import inspect
-from mrbridge.io.dicom import DicomHeader, find_series
+from mrbridge.io.dicom import Series, find_series
 from mrbridge.io.formats import begins_with_data_set
 from mrbridge.volume import Volume
 
@@ -576,8 +576,8 @@ def test_gaps_are_filled_where_allowed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.voxels[:, :, present], volume.voxels[:, :, present])
     one, four = (volume.voxels[:, :, k].astype(np.float32) for k in (1, 4))
     np.testing.assert_allclose(read.voxels[:, :, 2], (2 * one + four) / 3, rtol=1e-6)
-    assert isinstance(read.header, DicomHeader)
-    assert read.header.filled == (2, 3)
+    assert isinstance(read.header, Series)
+    assert read.header.stack.missing == (2, 3)
     assert "filled by interpolation" in read.notes[0]
 
 

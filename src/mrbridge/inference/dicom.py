@@ -15,7 +15,6 @@ from mrbridge.io import FORMATS, ownership
 from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
 from mrbridge.io.dicom import (
     PARAMETRIC_MAP,
-    DicomHeader,
     Listing,
     Origin,
     Series,
@@ -66,7 +65,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
     synthesis = synthesise(request, scan, path)
     to = synthesis.contrast
     sidecar = provenance(bundle, synthesis, source, lambda file: f"sha256:{sha256_of(file)}")
-    series, left_out = _series_entry(scan), _left_out(listing, chosen)
+    series, left_out = _series_entry(chosen, scan), _left_out(listing, chosen)
     for line in _lines(left_out):
         log.info("left out: %s", line)
     if form == "dicom":
@@ -138,11 +137,8 @@ def _wanted(request: Request) -> list[str]:
     return list(request.contrasts if to is None else request.taken(to))
 
 
-def _series_entry(scan: Volume) -> dict[str, Any]:
+def _series_entry(series: Series, scan: Volume) -> dict[str, Any]:
     """The series that was translated. By UID only: folders often bear the name of the patient."""
-    header = scan.header
-    assert isinstance(header, DicomHeader)
-    series = header.series
     return {
         "uid": series.uid,
         "number": series.number,
@@ -150,7 +146,7 @@ def _series_entry(scan: Volume) -> dict[str, Any]:
         "contrast_reason": series.identity.reason,
         "slices": len(series.slices),
         "echoes": len(series.echoes),
-        "interpolated_mm": [round(header.geometry.positions[n], 3) for n in header.filled],
+        "interpolated_mm": [round(series.stack.positions[n], 3) for n in series.stack.missing],
         "notes": list(scan.notes),
     }
 

@@ -186,13 +186,8 @@ def slices_of(file: DicomFile) -> list[Slice]:
     Raises:
         InputError: it is damaged.
     """
-    try:
+    with file.guarded():  # values are parsed at first access
         return _slices_of(file)
-    except (InputError, MemoryError):
-        raise
-    except Exception:
-        # Values are parsed at first access, and damage ends in any exception.
-        raise damaged(file) from None
 
 
 def plane_of(part: Slice) -> NDArray[np.float64] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,18 @@ class Series:
     refusal: InputError | None = None
     detail: str = ""
     notes: tuple[str, ...] = ()
-    taken: frozenset[int] = frozenset()
+    taken: frozenset[int | None] = frozenset()
 
     @property
     def slices(self) -> tuple[Slice, ...]:
         """Those of the first echo, in the order of the files."""
         return self.echoes[0]
+
+    @property
+    def stack(self) -> Geometry:
+        """The geometry, which a series has that can be read."""
+        assert self.geometry is not None
+        return self.geometry
 
     @property
     def files(self) -> set[DicomFile]:
@@ -203,17 +209,13 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
     for slices in groups.values():
         kept, copies, refusal = _without_copies(slices)
         listing.ignored.extend((copy, "is a copy of another file") for copy in copies)
-        count = len(copies)
-        what = (
-            "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
-        )
-        notes = (f"{what}; only one of each is read",) if count else ()
+        copied = "file is a copy of another" if len(copies) == 1 else "files are copies of others"
+        notes = [f"{len(copies)} {copied}; only one of each is read"] if copies else []
         series += _split(kept, refusal, notes)
-    numbers: dict[str, set[int]] = defaultdict(set)
+    taken: dict[str, set[int | None]] = defaultdict(set)
     for one in series:
-        if one.number is not None:
-            numbers[one.study].add(one.number)
-    series = [replace(one, taken=frozenset(numbers[one.study])) for one in series]
+        taken[one.study].add(one.number)
+    series = [replace(one, taken=frozenset(taken[one.study])) for one in series]
     series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.part or 0))
     listing.series.extend(series)
     _suspect(listing, alike)
@@ -249,12 +251,9 @@ def _without_copies(
         The slices that are kept; the copies; and why the series is refused, if two images with one
         SOPInstanceUID differ.
     """
-    by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
-    for part in slices:
-        by_file[part.file].append(part)
     # Some exports give all images of a series one UID: these have different positions.
     alike: dict[str, list[list[Slice]]] = defaultdict(list)
-    for parts in by_file.values():
+    for parts in _grouped(slices, lambda part: part.file):
         alike[repr((parts[0].uid, _tags(parts[0], _PLACE)))].append(parts)
     kept: list[Slice] = []
     differing: list[Slice] = []
@@ -296,11 +295,18 @@ def _same_image(one: list[Slice], other: list[Slice]) -> bool:
         return False
 
 
+def _grouped(slices: list[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
+    groups: dict[Hashable, list[Slice]] = defaultdict(list)
+    for part in slices:
+        groups[key(part)].append(part)
+    return list(groups.values())
+
+
 def _tags(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
     return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
 
 
-def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
+def _split(slices: list[Slice], refusal: InputError | None, notes: list[str]) -> list[Series]:
     """One series for each stack and echo; echoes of a MEMPRAGE, which are all T1w, are combined.
 
     Phase, real and imaginary images next to magnitude images of one series, as Philips writes them,
@@ -309,27 +315,23 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ..
     magnitude = [image for image in slices if part_of(image) == "magnitude"]
     others = [image for image in slices if part_of(image) != "magnitude"]
     if magnitude and others:
-        return [*_split(magnitude, refusal, notes), *_split(others, refusal, ())]
+        return [*_split(magnitude, refusal, notes), *_split(others, refusal, [])]
     stacks = _by_stack(slices)
-    parts = [part for stack in stacks for part in _by_contrast(stack, refusal)]
-    made = []
-    for number, (identity, reason, echoes) in enumerate(parts, start=1):
-        one = _series(identity, reason, echoes)
-        assumed = list(dict.fromkeys(note for part in one.slices for note in part.assumed))
-        frames = {part.text("FrameOfReferenceUID") for part in one.slices} - {""}
-        if len(frames) > 1:
-            assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
-        one = replace(one, notes=(*assumed, *notes))
-        if len(parts) > 1:
-            detail = [f"echo time {one.slices[0].number('EchoTime') or 0:g} ms"]
-            if len(stacks) > 1:
-                first = one.slices[0]
-                acquisition, stack = first.text("AcquisitionNumber"), first.text("StackID")
-                detail = [f"stack {stack}" if stack else f"acquisition {acquisition}"]
-                detail.append(view_of(first))
-            one = replace(one, part=number, detail=", ".join(detail))
-        made.append(one)
-    return made
+    made = [_series(*part, notes) for stack in stacks for part in _by_contrast(stack, refusal)]
+    if len(made) == 1:
+        return made
+    detail = _stack_detail if len(stacks) > 1 else _echo_detail
+    return [replace(one, part=n, detail=detail(one.slices[0])) for n, one in enumerate(made, 1)]
+
+
+def _echo_detail(first: Slice) -> str:
+    return f"echo time {first.number('EchoTime') or 0:g} ms"
+
+
+def _stack_detail(first: Slice) -> str:
+    stack = first.text("StackID")
+    name = f"stack {stack}" if stack else f"acquisition {first.text('AcquisitionNumber')}"
+    return f"{name}, {view_of(first)}"
 
 
 def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
@@ -338,7 +340,8 @@ def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
 
     Stacks of three orientations are left together: they are a localizer.
     """
-    stacks, acquisitions = (_grouped(slices, k) for k in ("StackID", "AcquisitionNumber"))
+    stacks = _grouped(slices, lambda part: part.text("StackID"))
+    acquisitions = _grouped(slices, lambda part: part.text("AcquisitionNumber"))
     if len(stacks) < 2 or min(map(len, stacks)) < 2 or len(planes_of(slices)) > 2:
         return acquisitions if _overlap(slices, acquisitions) else [slices]
     try:
@@ -346,13 +349,6 @@ def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
     except InputError:
         one_volume = False
     return [slices] if one_volume else stacks
-
-
-def _grouped(slices: list[Slice], keyword: str) -> list[list[Slice]]:
-    groups: dict[str, list[Slice]] = defaultdict(list)
-    for part in slices:
-        groups[part.text(keyword)].append(part)
-    return list(groups.values())
 
 
 def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
@@ -442,8 +438,14 @@ def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     return echoes
 
 
-def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Slice]]) -> Series:
+def _series(
+    identity: Identity, refusal: InputError | None, echoes: list[list[Slice]], notes: list[str]
+) -> Series:
     first = echoes[0][0]
+    assumed = list(dict.fromkeys(note for part in echoes[0] for note in part.assumed))
+    frames = {part.text("FrameOfReferenceUID") for part in echoes[0]} - {""}
+    if len(frames) > 1:
+        assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
     geometry = None
     if refusal is None:
         try:
@@ -473,4 +475,5 @@ def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Sl
         echoes=tuple(tuple(stack) for stack in echoes),
         geometry=geometry,
         refusal=refusal,
+        notes=(*assumed, *notes),
     )

@@ -32,8 +32,8 @@ from mrbridge.io.atomic import atomic_folder, write_json
 from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.header import MR, Slice
 from mrbridge.io.dicom.parametric_map import NAME, write_parametric_map
-from mrbridge.io.dicom.read import DicomHeader, read_series
-from mrbridge.io.dicom.series import find_series
+from mrbridge.io.dicom.read import read_series
+from mrbridge.io.dicom.series import Series, find_series
 from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import sweep
@@ -127,8 +127,8 @@ def write_series(
         OutputError: the volume does not come from DICOM, the folder holds other files, or it
             cannot be written.
     """
-    header = volume.header
-    if not isinstance(header, DicomHeader):
+    series = volume.header
+    if not isinstance(series, Series):
         raise OutputError(
             "only what was DICOM can become DICOM: it takes the patient, the study and the frame "
             "of reference from its source",
@@ -137,13 +137,13 @@ def write_series(
         )
     must_be_ours(folder)
     stored, slope, intercept = quantise(volume.voxels)
-    common = _common(header, volume, origin, stored, slope, intercept)
+    common = _common(series, volume, origin, stored, slope, intercept)
     sweep(folder.parent)
     written = []
     with atomic_folder(folder, flushed=True) as temporary:
-        images, places = [], _order(header)
+        images, places = [], _order(series)
         for number, place in enumerate(places, start=1):
-            one = _instance(common, header, origin, stored[:, :, place], place, number)
+            one = _instance(common, series, origin, stored[:, :, place], place, number)
             name = f"{number:04}.dcm"
             one.save_as(temporary / name, enforce_file_format=True)
             written.append(folder / name)
@@ -228,16 +228,16 @@ def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
     return stored, slope, intercept
 
 
-def _order(header: DicomHeader) -> list[int]:
+def _order(series: Series) -> list[int]:
     """Positions in the order of the instance numbers of the source."""
-    places = list(range(len(header.geometry.order)))
-    ends = [header.geometry.order[place] for place in (0, -1)]
-    first, last = (header.series.slices[n].number("InstanceNumber") for n in ends if n is not None)
+    places = list(range(len(series.stack.order)))
+    ends = [series.stack.order[place] for place in (0, -1)]
+    first, last = (series.slices[n].number("InstanceNumber") for n in ends if n is not None)
     return places[::-1] if first is not None and last is not None and first > last else places
 
 
 def _common(
-    header: DicomHeader,
+    series: Series,
     volume: Volume,
     origin: Origin,
     stored: NDArray[np.uint16],
@@ -245,21 +245,21 @@ def _common(
     intercept: float,
 ) -> Dataset:
     """The tags that are equal in all files of the series."""
-    first = header.series.slices[0]
+    first = series.slices[0]
     source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
     derived = Dataset()
     for keyword in _KEPT:
         if keyword in source:
             derived[keyword] = copy.deepcopy(source[keyword])
-    content = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
+    content = [series.uid, origin.model, origin.contrast, origin.version, str(slope)]
     digest = hashlib.sha256(json.dumps(content).encode() + stored.tobytes()).hexdigest()
     derived.SeriesInstanceUID = _uid(digest, "series")
     if not derived.get("FrameOfReferenceUID"):
         derived.FrameOfReferenceUID = _uid(digest, "frame of reference")
     derived.SOPClassUID, derived.Modality = MR, "MR"
     # Free in the study: 5001 for the first one derived from series 5.
-    numbers = itertools.count((header.series.number or 9) * 1000 + 1)
-    derived.SeriesNumber = next(n for n in numbers if n not in header.series.taken)
+    numbers = itertools.count((series.number or 9) * 1000 + 1)
+    derived.SeriesNumber = next(n for n in numbers if n not in series.taken)
     derived.SeriesDescription = (
         f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
     )
@@ -269,22 +269,22 @@ def _common(
     derived.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
     derived.SyntheticData, derived.BurnedInAnnotation = "YES", "NO"
     derived.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
-    derived.SourceImageSequence = _sources(header)
+    derived.SourceImageSequence = _sources(series)
     # Type 1: of the defined terms, only "research mode" is true of an image that is not acquired.
     derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
     derived.RescaleSlope, derived.RescaleIntercept = _decimal(slope), _decimal(intercept)
     derived.RescaleType = "US"
     derived.WindowCenter, derived.WindowWidth = _window(volume.voxels)
     derived.setdefault("LossyImageCompression", "00")
-    if len(header.geometry.order) > 1:
-        derived.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
+    if len(series.stack.order) > 1:
+        derived.SpacingBetweenSlices = _decimal(series.stack.spacing[2])
     derived.remove_private_tags()
     return derived
 
 
 def _instance(
     common: Dataset,
-    header: DicomHeader,
+    series: Series,
     origin: Origin,
     pixels: NDArray[np.uint16],
     place: int,
@@ -295,10 +295,10 @@ def _instance(
     one.update(common)
     one.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(place))
     one.InstanceNumber = number
-    model = header.geometry
+    model = series.stack
     index = model.order[place]
-    nearest = header.series.slices[next(n for n in model.order if n is not None)]
-    part = nearest if index is None else header.series.slices[index]
+    nearest = series.slices[next(n for n in model.order if n is not None)]
+    part = nearest if index is None else series.slices[index]
     for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
         if keyword in part.header:
             one[keyword] = copy.deepcopy(part.header[keyword])
@@ -308,7 +308,7 @@ def _instance(
     else:
         one["ImagePositionPatient"] = copy.deepcopy(part.header["ImagePositionPatient"])
     one.SliceLocation = _decimal(model.positions[place])
-    words = _words(header, origin, filled=index is None)
+    words = _words(series, origin, filled=index is None)
     one.ImageComments = one.DerivationDescription = words
     for keyword in _EMPTY:
         if keyword not in one:
@@ -318,7 +318,7 @@ def _instance(
     return one
 
 
-def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
+def _words(series: Series, origin: Origin, *, filled: bool) -> str:
     """ASCII, under 1024 characters (the length of an ST)."""
     lines = [
         f"SYNTHETIC {origin.contrast}: computed by {origin.software} {origin.version} from another "
@@ -326,23 +326,23 @@ def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
     ]
     if origin.input_check != "usual":
         lines.append(f"Input check of the source: {origin.input_check} for this model.")
-    count = len(header.filled)
+    count = len(series.stack.missing)
     if count:
         lines.append(
-            f"{count} of {len(header.geometry.order)} slices were missing in the source and were "
+            f"{count} of {len(series.stack.order)} slices were missing in the source and were "
             "filled by interpolation."
         )
     if filled:
         lines.append("THIS SLICE is one of them: nothing was acquired here.")
-    if len(header.series.echoes) > 1:
-        lines.append(f"{len(header.series.echoes)} echoes were combined (root mean square).")
+    if len(series.echoes) > 1:
+        lines.append(f"{len(series.echoes)} echoes were combined (root mean square).")
     return " ".join(lines)
 
 
-def _sources(header: DicomHeader) -> Sequence:
+def _sources(series: Series) -> Sequence:
     """References to all source images: every slice depends on the intensities of all."""
     by_file: dict[str, list[Slice]] = {}
-    for echo in header.series.echoes:
+    for echo in series.echoes:
         for part in echo:
             by_file.setdefault(part.uid, []).append(part)
     items = []
@@ -404,10 +404,10 @@ def _check(
     folder: Path, stored: NDArray[np.uint16], slope: float, intercept: float, volume: Volume
 ) -> None:
     """Read the files back and compare."""
-    series = find_series(folder).series
-    same = len(series) == 1 and series[0].is_image
+    found = find_series(folder).series
+    same = len(found) == 1 and found[0].is_image
     if same:
-        read = read_series(series[0])
+        read = read_series(found[0])
         expected = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
         assert read.affine is not None
         assert volume.affine is not None
