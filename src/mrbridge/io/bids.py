@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning, must_exist
 from mrbridge.io import names
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
@@ -93,17 +93,14 @@ def _found(
         error = not_fetched(path)
         if error is not None:
             raise error
-        if not path.exists():
-            raise InputError("does not exist", path=path, remedy="Check the path.")
+        must_exist(path)
     if len(paths) == 2 and all(path.is_dir() for path in paths):
-        found = [
+        one, other = (
             (_in_dicom if is_dicom(path) else _in_folder)(path, contrast, force=force)
             for path, contrast in zip(paths, contrasts, strict=True)
-        ]
-        return FoundScans(
-            _with_people([scan for part in found for scan in part.scans]),
-            [item for part in found for item in part.ignored],
         )
+        scans, ignored = one.scans + other.scans, one.ignored + other.ignored
+        return FoundScans(_with_people(scans), ignored)
     if len(paths) == 1 and is_dicom(paths[0]):
         return _in_dicom(paths[0], None, allow_gaps=allow_gaps)
     if len(paths) == 1 and paths[0].is_dir():
@@ -332,13 +329,10 @@ def told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
 
 def _with_people(scans: Sequence[Scan]) -> list[Scan]:
     """Scans; 2D images get a subject if their names distinguish people."""
-    unknown = [s.name for s in scans if s.subject is None and is_2d(s.path)]
-    people = names.tell_people_apart(unknown)
+    unknown = {scan: scan.name for scan in scans if scan.subject is None and is_2d(scan.path)}
+    people = names.tell_people_apart(list(unknown.values()))
     return [
-        replace(scan, subject=people[scan.name])
-        if scan.subject is None and scan.name in people and is_2d(scan.path)
-        else scan
-        for scan in scans
+        replace(scan, subject=people.get(scan.name)) if scan in unknown else scan for scan in scans
     ]
 
 

@@ -66,28 +66,26 @@ _TAGS: tuple[Keyword, ...] = (
     """.split(),  # noqa: SIM905
 )
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-# Sequence of a functional group, its tag, and the classic tag with the same meaning.
-_CLASSIC_TAGS = (
-    ("PlanePositionSequence", "ImagePositionPatient", "ImagePositionPatient"),
-    ("PlaneOrientationSequence", "ImageOrientationPatient", "ImageOrientationPatient"),
-    ("PixelMeasuresSequence", "PixelSpacing", "PixelSpacing"),
-    ("PixelMeasuresSequence", "SliceThickness", "SliceThickness"),
-    ("PixelMeasuresSequence", "SpacingBetweenSlices", "SpacingBetweenSlices"),
-    ("PixelValueTransformationSequence", "RescaleSlope", "RescaleSlope"),
-    ("PixelValueTransformationSequence", "RescaleIntercept", "RescaleIntercept"),
-    ("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
-    ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime"),
-    ("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle"),
-    ("MRModifierSequence", "InversionTimes", "InversionTime"),
-    ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue"),
-    ("MRModifierSequence", "Spoiling", "Spoiling"),
-    ("MRModifierSequence", "MagnetizationTransfer", "MagnetizationTransfer"),
-    ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
-    ("MRImageFrameTypeSequence", "ComplexImageComponent", "ComplexImageComponent"),
-    ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
-    ("FrameContentSequence", "StackID", "StackID"),
-    ("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber"),
-)
+# The tags of functional groups by their sequences, and their names in a classic header, if others.
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle"),
+    "MRModifierSequence": ("InversionTimes", "Spoiling", "MagnetizationTransfer"),
+    "MRDiffusionSequence": ("DiffusionBValue",),
+    "MRImageFrameTypeSequence": ("FrameType", "ComplexImageComponent"),
+    "FrameContentSequence": ("TemporalPositionIndex", "StackID", "FrameAcquisitionNumber"),
+}
+_CLASSIC_NAMES = {
+    "EffectiveEchoTime": "EchoTime",
+    "InversionTimes": "InversionTime",
+    "FrameType": "ImageType",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+}
 _TIME_TAGS = {
     *("FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime")
 }
@@ -266,7 +264,7 @@ def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
     commas = [
         _replace_commas(item)
         for group in (shared, *per_frame)
-        for sequence in {sequence for sequence, _, _ in _CLASSIC_TAGS}
+        for sequence in _GROUPS
         for item in group.get(sequence) or ()
     ]
     assumed = (_COMMAS,) if any(commas) else ()
@@ -279,12 +277,11 @@ def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
 
 def _classic_values(group: Dataset) -> dict[str, Any]:
     """The values in a functional group by their classic tags."""
-    values = {}
-    for sequence, keyword, classic in _CLASSIC_TAGS:
-        items = group.get(sequence)
-        value = items[0].get(keyword) if items else None
-        if value is not None:
-            values[classic] = value
+    values: dict[str, Any] = {}
+    for sequence, keywords in _GROUPS.items():
+        item = (group.get(sequence) or [Dataset()])[0]
+        found = {_CLASSIC_NAMES.get(keyword, keyword): item.get(keyword) for keyword in keywords}
+        values |= {keyword: value for keyword, value in found.items() if value is not None}
     return values
 
 

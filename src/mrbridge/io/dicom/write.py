@@ -42,39 +42,32 @@ from mrbridge.volume import Volume, corner_distance
 
 REPORT = "report.json"
 
-_KEPT = (
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    # Patient
-    *("PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence"),
-    *("PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientIDsSequence"),
-    *("OtherPatientNames", "EthnicGroup", "PatientComments", "PatientSpeciesDescription"),
-    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
-    # Study
-    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
-    *("AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription"),
-    *("PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory"),
-    # Series and frame of reference
-    *(
-        "BodyPartExamined",
-        "Laterality",
-        "PatientPosition",
-        "FrameOfReferenceUID",
-        "PositionReferenceIndicator",
-    ),
-    # When the source was acquired
-    *("AcquisitionDate", "AcquisitionTime"),
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-    "RecognizableVisualFeatures",
-)
-_EMPTY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
-    *("ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientPosition"),
-    *("PositionReferenceIndicator", "SliceThickness"),
-    # Type 2 in the MR image module, and no longer true of this image
-    *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
-)
-"""Tags that must be present, and are empty if unknown."""
+_KEPT = """
+    SpecificCharacterSet TimezoneOffsetFromUTC
+
+    PatientName PatientID IssuerOfPatientID IssuerOfPatientIDQualifiersSequence PatientBirthDate
+    PatientBirthTime PatientSex OtherPatientIDsSequence OtherPatientNames EthnicGroup
+    PatientComments PatientSpeciesDescription PatientIdentityRemoved DeidentificationMethod
+    DeidentificationMethodCodeSequence
+
+    StudyInstanceUID StudyDate StudyTime ReferringPhysicianName StudyID AccessionNumber
+    IssuerOfAccessionNumberSequence StudyDescription PatientAge PatientSize PatientWeight
+    AdditionalPatientHistory
+
+    BodyPartExamined Laterality PatientPosition FrameOfReferenceUID PositionReferenceIndicator
+    AcquisitionDate AcquisitionTime LossyImageCompression LossyImageCompressionRatio
+    LossyImageCompressionMethod RecognizableVisualFeatures
+""".split()  # noqa: SIM905
+"""Tags of the patient, the study and the series that the source has, too."""
+
+_EMPTY = """
+    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName
+    StudyID AccessionNumber PatientPosition PositionReferenceIndicator SliceThickness
+
+    ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength
+""".split()  # noqa: SIM905
+"""Tags that must be present, and are empty if unknown; the last five (type 2 in the MR image
+module) are no longer true of this image."""
 
 _SCANNER = (
     *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName"),
@@ -150,14 +143,12 @@ def write_series(
             images.append(one)
         _check(temporary, stored, slope, intercept, volume)
         if uncertainty is not None:
+            series_uid = common.SeriesInstanceUID
             made = write_parametric_map(
                 uncertainty.voxels.transpose(2, 1, 0)[places],  # (slices, rows, columns)
                 images,
                 temporary,
-                uids=(
-                    _uid(common.SeriesInstanceUID, "map"),
-                    _uid(common.SeriesInstanceUID, "file"),
-                ),
+                uids=(_uid(series_uid, "map"), _uid(series_uid, "file")),
                 description=f"SYNTHETIC uncertainty ({origin.software}), not for diagnosis",
             )
             written.append(folder / made.name)
