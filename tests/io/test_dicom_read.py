@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.inspection.inspect import inspect
 from mrbridge.io.dicom import Series, find_series
-from mrbridge.io.formats import begins_with_data_set
+from mrbridge.io.formats import starts_as_dicom
 from mrbridge.volume import Volume
 
 
@@ -298,7 +299,7 @@ class TestWithoutPreamble:
         random = np.random.default_rng(0)
         for start in (b"\x08\x00", b"\x00\x08", b"\x02\x00", b"\x08\x00\x05\x00"):
             for _ in range(500):
-                assert not begins_with_data_set(start + random.bytes(500))
+                assert not starts_as_dicom(BytesIO(start + random.bytes(500)))
 
 
 class TestClassicFrames:

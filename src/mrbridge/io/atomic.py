@@ -1,7 +1,8 @@
 """Atomic writing, JSON files and checksums.
 
 A result is written to a temporary file in the same folder, flushed to disk and renamed, so that at
-any instant an old file is whole and a new one is whole or absent.
+any instant an old file is whole and a new one is whole or absent. Whatever writes raises an
+OutputError if a file or its folder cannot be written; whatever reads, an InputError.
 """
 
 from __future__ import annotations
@@ -52,9 +53,6 @@ def atomic_path(path: str | Path, sidecar: Callable[[Path], Any] | None = None) 
         sidecar: returns the content of the file's sidecar, from the path of the complete file. A
             sidecar is never next to an image that it does not describe: the old one goes just
             before the new file takes its place.
-
-    Raises:
-        OutputError: the folder or the file cannot be written.
     """
     path = Path(path)
     with _new_file(path) as temporary:
@@ -94,11 +92,7 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 def settle(finished: Path, path: Path) -> None:
     """Flush a finished file to disk and give it its final name, in the same folder; if the folder
-    is the mirror of a URL, send it there first.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    is the mirror of a URL, send it there first."""
     with writing(path):
         upload(finished, path)
         _keep_mode(path, finished)
@@ -120,9 +114,6 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
 
     Its files are flushed to disk one by one only if `flushed`: a prepared scan has hundreds of
     files, and a checksum that shows damage when it is read.
-
-    Raises:
-        OutputError: the folder cannot be written.
     """
     path = Path(path)
     must_be_here(path)
@@ -150,20 +141,13 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically.
 
     Bytes of file names that are not text (surrogates in Python) are written as escapes.
-
-    Raises:
-        OutputError: it cannot be written.
     """
     with atomic_path(path) as temporary:
         _write(temporary, text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as readable JSON, atomically. NaN and infinity are refused (ValueError).
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write `value` as readable JSON, atomically. NaN and infinity are refused (ValueError)."""
     write_text(path, _as_json(value))
 
 
@@ -191,11 +175,7 @@ def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     path = Path(path)
     fetch(path)
     with reading(path), open(path, "rb") as file:

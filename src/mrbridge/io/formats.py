@@ -52,20 +52,15 @@ def is_dicom(path: str | Path) -> bool:
 
 def starts_as_dicom(stream: IO[bytes]) -> bool:
     """Whether bytes begin as a DICOM file: any 128 bytes, then DICM (PS3.10, 7.1), or, in old
-    exports, directly with a dataset (PS3.5, 7.1)."""
-    start = stream.read(_START)
-    return start[128:132] == b"DICM" or begins_with_data_set(start)
+    exports, directly with a dataset (PS3.5, 7.1).
 
-
-def begins_with_data_set(start: bytes) -> bool:
-    """Whether bytes are the first elements of a DICOM dataset that has no preamble.
-
-    Its first element is of group 0002 (file meta information) or 0008 (identification), and
-    further ones follow in ascending order, each with an even length that its type allows.
-
-    Args:
-        start: the first 4096 bytes of a file, or all of a shorter one.
+    The first element of a dataset is of group 0002 (file meta information) or 0008
+    (identification), and further ones follow in ascending order, each with an even length that its
+    type allows.
     """
+    start = stream.read(_START)
+    if start[128:132] == b"DICM":
+        return True
     if start[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
         return False
     orders = (("<", True), ("<", False), (">", True))

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.errors import InputError, MrbridgeError, OutputError
@@ -331,15 +331,12 @@ def _bits(image: Image.Image) -> int:
 
 
 def _turned(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
-    """Stored pixels (rows, columns) as viewers show them (Exif 2.32, 4.6.4 A, tag 274).
-
-    From 5 on rows and columns change places; then come a flip of rows, of columns, or both.
-    """
+    """Stored pixels (rows, columns) as viewers show them (Exif 2.32, 4.6.4 A, tag 274)."""
     if orientation not in range(2, 9):
         return pixels
-    pixels = pixels.T if orientation >= 5 else pixels
-    rows, columns = (-1 if orientation in flips else 1 for flips in ((3, 4, 7, 8), (2, 3, 6, 7)))
-    return np.ascontiguousarray(pixels[::rows, ::columns])
+    image = Image.fromarray(pixels)
+    image.getexif()[_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _exif(image: Image.Image) -> Mapping[int, Any]:

@@ -1,4 +1,7 @@
-"""Text files of a dataset: its tables of scans and participants, its description, its sidecars."""
+"""Text files of a dataset: its tables of scans and participants, its description, its sidecars.
+
+A file that is needed, and cannot be read or holds something else, is an InputError.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,7 @@ _ABSENT = {"", "n/a", "N/A", "NA", "nan", "NaN", "None", "null"}
 
 
 def read_text(file: Path) -> str:
-    """The content of a text file; a warning names its encoding if that is not UTF-8.
-
-    Raises:
-        InputError: it cannot be read, or is not text.
-    """
+    """The content of a text file; a warning names its encoding if that is not UTF-8."""
     text, encoding = _decoded(file)
     _warn_of_encoding(file, encoding)
     return text
@@ -196,9 +195,6 @@ def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
 
     Args:
         needed: False treats one that cannot be read as absent, with a warning.
-
-    Raises:
-        InputError: it is needed, and cannot be read or is not a JSON object.
     """
     path = root / DESCRIPTION
     if not (path.is_file() or path.is_symlink()):
@@ -238,11 +234,7 @@ def _parts(path: Path) -> tuple[set[str], str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, with null for NaN.
-
-    Raises:
-        InputError: it cannot be read, or is not a JSON object.
-    """
+    """The object in a JSON file, with null for NaN."""
     text, encoding = _decoded(path)
     not_json: list[str] = []
     try:

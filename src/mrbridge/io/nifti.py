@@ -189,11 +189,7 @@ def write(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_File]:
-    """Open a file, and the gzip file inside it: some archives compress files twice.
-
-    Raises:
-        InputError: it is damaged, here or while it is read.
-    """
+    """Open a file, and the gzip file inside it: some archives compress files twice."""
     with open(path, "rb") as raw:
         content: Any = raw
         layers: list[_Gzip] = []

@@ -1,7 +1,8 @@
 """Which files mrbridge made, and may therefore replace. Every writer checks here.
 
 A file is ours if it carries a mark that acquired scans and the work of others cannot carry by
-accident; the word "synthetic" is not enough, since scanners synthesise contrasts too.
+accident; the word "synthetic" is not enough, since scanners synthesise contrasts too. Refusals are
+OutputErrors.
 """
 
 from __future__ import annotations
@@ -46,11 +47,8 @@ _DESCRIP = {348: 148, 540: 240}  # of NIfTI-1 and NIfTI-2: where `descrip` begin
 
 
 def must_be_writable(folder: Path) -> None:
-    """Refuse a folder of results that cannot be written, before anything is computed for it.
-
-    Raises:
-        OutputError: it cannot, or where it is to be created.
-    """
+    """Refuse a folder of results that cannot be written, or created, before anything is computed
+    for it."""
     place = folder.absolute()
     nearest = next(above for above in (place, *place.parents) if lexists(above))
     with writing(folder), tempfile.TemporaryFile(dir=nearest):
@@ -58,11 +56,7 @@ def must_be_writable(folder: Path) -> None:
 
 
 def must_be_ours(path: Path) -> None:
-    """Refuse to replace what mrbridge did not make.
-
-    Raises:
-        OutputError: something is there that was not made by mrbridge.
-    """
+    """Refuse to replace what mrbridge did not make."""
     if path.exists() and not is_ours(path):
         raise OutputError(
             "is a folder" if path.is_dir() else "already exists and was not made by mrbridge",
@@ -120,9 +114,6 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
     Args:
         folder: to be replaced; it may be absent.
         ours: patterns of the files below it that mrbridge writes, as of `fnmatch`.
-
-    Raises:
-        OutputError: it holds others, or is a file.
     """
     if folder.is_file():
         raise OutputError("is a file", path=folder, remedy="Name a folder.")

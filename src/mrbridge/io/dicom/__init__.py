@@ -1,7 +1,8 @@
 """DICOM series: find, distinguish, sort and read them; write derived series.
 
 The input is a folder or a zip with several series and other files. Slices are sorted by position;
-missing and duplicate slices and series that are not anatomical are named.
+missing and duplicate slices and series that are not anatomical are named. What cannot be read is an
+InputError, what cannot be written an OutputError.
 
 Source: DICOM PS3, https://www.dicomstandard.org.
 """

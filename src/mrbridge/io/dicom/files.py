@@ -35,7 +35,7 @@ from pydicom.uid import (
 from mrbridge.errors import InputError, about
 from mrbridge.io.formats import starts_as_dicom, walk
 from mrbridge.io.remote import fetch, not_fetched
-from mrbridge.quiet import Shared, without_warnings
+from mrbridge.quiet import Shared, at_level, without_warnings
 
 MAX_FILES = 200_000
 """The most files that are searched; a study has fewer."""
@@ -109,15 +109,11 @@ class DicomFile:
         """Its name in a folder or zip."""
         return self.member or self.path.relative_to(root).as_posix()
 
-    @contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
+    def open(self) -> IO[bytes]:
         """Open it for reading."""
         if self._archive is None or self.member is None:
-            with _Bounded(io.FileIO(self.path)) as file:
-                yield file
-        else:
-            with self._archive.open(self.member) as file:
-                yield file
+            return _Bounded(io.FileIO(self.path))
+        return self._archive.open(self.member)
 
     def header(self, tags: Sequence[str | tuple[int, int]]) -> Dataset:
         """The named tags of the header."""
@@ -242,16 +238,9 @@ def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputErro
 
 @contextmanager
 def _calm() -> Iterator[None]:
-    settings, logger = config.settings, logging.getLogger("pydicom")
-    before = settings.reading_validation_mode, settings.writing_validation_mode
-    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
-    was_silent, logger.disabled = logger.disabled, True
-    try:
-        with without_warnings():
-            yield
-    finally:
-        settings.reading_validation_mode, settings.writing_validation_mode = before
-        logger.disabled = was_silent
+    silent = at_level(logging.CRITICAL + 1, "pydicom")
+    with config.disable_value_validation(), silent, without_warnings():
+        yield
 
 
 calm = Shared(_calm)

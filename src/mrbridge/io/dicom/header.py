@@ -179,11 +179,7 @@ class Slice:
 
 def slices_of(file: DicomFile) -> list[Slice]:
     """The slices of a DICOM file; an object without an image is one slice without rows, an index
-    of files (DICOMDIR) none.
-
-    Raises:
-        InputError: it is damaged.
-    """
+    of files (DICOMDIR) none."""
     with file.guarded():  # values are parsed at first access
         return _slices_of(file)
 

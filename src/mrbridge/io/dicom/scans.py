@@ -149,9 +149,6 @@ def find_scans(
         and the study's identifier: equal for one patient, without a name in it. Their `files` are
         those of the series and the damaged ones next to them, each of which may be a slice of it.
         What is ignored has no file's name: manifests keep it, and it may name the patient.
-
-    Raises:
-        InputError: the zip cannot be opened.
     """
     with nameless(root):
         listing = find_series(root)
@@ -164,7 +161,7 @@ def find_scans(
         if series.is_image and not series.identity.is_doubtful
     }
 
-    def why_left_out(series: Series, contrast: str | None) -> str | None:
+    def why_not(series: Series, contrast: str | None) -> str | None:
         if contrast is None:
             return series.why_not or f"has an unknown contrast: {series.identity.reason}"
         if wanted is None and series.identity.is_doubtful and (series.study, contrast) in certain:
@@ -175,7 +172,7 @@ def find_scans(
 
     for series in listing.series:
         contrast = wanted or series.contrast
-        reason = why_left_out(series, contrast)
+        reason = why_not(series, contrast)
         if contrast is None or reason is not None:
             found.ignored.append((root / _name_of(series), reason or ""))
             continue
@@ -221,9 +218,6 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
 
     Args:
         files: in it, those of the series; none looks through all.
-
-    Raises:
-        InputError: there is no such series, or it cannot be read.
     """
     with nameless(root):
         series = choose_series(find_series(root, files), None, selector, force=True)

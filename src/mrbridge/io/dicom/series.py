@@ -183,9 +183,6 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
 
     Args:
         only: names of files in it to look at; none means all.
-
-    Raises:
-        InputError: the path does not exist, or is a zip that cannot or should not be opened.
     """
     path = Path(path)
     groups: dict[str, list[Slice]] = defaultdict(list)

@@ -17,6 +17,7 @@ import itertools
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,10 +239,7 @@ def _common(
     """The tags that are equal in all files of the series."""
     first = series.slices[0]
     source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
-    derived = Dataset()
-    for keyword in _KEPT:
-        if keyword in source:
-            derived[keyword] = copy.deepcopy(source[keyword])
+    derived = _copied(source, _KEPT)
     content = [series.uid, origin.model, origin.contrast, origin.version, str(slope)]
     digest = hashlib.sha256(json.dumps(content).encode() + stored.tobytes()).hexdigest()
     derived.SeriesInstanceUID = _uid(digest, "series")
@@ -290,14 +288,11 @@ def _instance(
     index = model.order[place]
     nearest = series.slices[next(n for n in model.order if n is not None)]
     part = nearest if index is None else series.slices[index]
-    for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        if keyword in part.header:
-            one[keyword] = copy.deepcopy(part.header[keyword])
+    place_of_source = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    one.update(_copied(part.header, (*place_of_source, "SliceThickness")))
     if index is None:
         ras = model.affine @ [0, 0, place, 1]
         one.ImagePositionPatient = [_decimal(value) for value in ras[:3] * [-1, -1, 1]]
-    else:
-        one["ImagePositionPatient"] = copy.deepcopy(part.header["ImagePositionPatient"])
     one.SliceLocation = _decimal(model.positions[place])
     words = _words(series, origin, filled=index is None)
     one.ImageComments = one.DerivationDescription = words
@@ -354,10 +349,7 @@ def _sources(series: Series) -> Sequence:
 
 def _equipment(source: Dataset, origin: Origin) -> Sequence:
     """Earlier contributing equipment, the scanner, and this program."""
-    scanner = Dataset()
-    for keyword in _SCANNER:
-        if source.get(keyword):
-            scanner[keyword] = copy.deepcopy(source[keyword])
+    scanner = _copied(source, [keyword for keyword in _SCANNER if source.get(keyword)])
     scanner.setdefault("Manufacturer", "unknown")
     scanner.PurposeOfReferenceCodeSequence = Sequence([_code("109101", "Acquisition Equipment")])
     ours = Dataset()
@@ -367,6 +359,15 @@ def _equipment(source: Dataset, origin: Origin) -> Sequence:
     ours.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "Processing Equipment")])
     before = source.get("ContributingEquipmentSequence") or []
     return Sequence([*map(copy.deepcopy, before), scanner, ours])
+
+
+def _copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
+    """The tags of these keywords that a dataset has."""
+    found = Dataset()
+    for keyword in keywords:
+        if keyword in source:
+            found[keyword] = copy.deepcopy(source[keyword])
+    return found
 
 
 def _code(value: str, meaning: str) -> Dataset:
