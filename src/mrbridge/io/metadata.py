@@ -78,9 +78,9 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
     found, seen = FoundScans([]), set[Scan]()
     rows = _rows(table)
     _warn_of_columns(table, rows)
-    for line, row in rows:
-        with about(table):
-            scan = _scan_of_row(row, line, table.parent)
+    with about(table):
+        scans = [_scan_of_row(row, line, table.parent) for line, row in rows]
+    for scan in scans:
         objection = of_path(scan.name).objection
         if objection and not force:
             found.ignored.append((scan.path, objection))
@@ -139,9 +139,8 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
         table_rows = list(reader)
     except csv.Error as error:
-        raise InputError(
-            f"is not a table ({error})", path=table, remedy="Check its quotes."
-        ) from None
+        what = f"is not a table ({error})"
+        raise InputError(what, path=table, remedy="Check its quotes.") from None
     twice = [name for name in columns if name and columns.count(name) > 1]
     if twice:
         raise InputError(

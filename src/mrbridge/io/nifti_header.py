@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.volume import Volume, corner_distance
 
+Affine = NDArray[np.float64]
+
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
 _LONGEST_QUATERNION = 1.0005  # four decimals make one so long
@@ -25,7 +27,7 @@ _ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 def find_affine(
     header: Any, shape: tuple[int, ...], assume: str | None, notes: list[str]
-) -> NDArray[np.float64]:
+) -> Affine:
     """The affine of a NIfTI file, (4, 4) to RAS+ mm: the sform, or else the qform.
 
     Args:
@@ -69,7 +71,7 @@ def find_affine(
     return sform
 
 
-def _other_spacing(header: Any, sform: NDArray[np.float64], shape: tuple[int, ...]) -> list[str]:
+def _other_spacing(header: Any, sform: Affine, shape: tuple[int, ...]) -> list[str]:
     """A note if the voxel sizes of a header without qform are not those of its sform."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     sizes = unit * np.array(header["pixdim"][1:4], np.float64)
@@ -81,7 +83,7 @@ def _other_spacing(header: Any, sform: NDArray[np.float64], shape: tuple[int, ..
     return [f"its voxel sizes are {stated} mm by pixdim and {used} mm by sform; sform is used"]
 
 
-def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) -> str:
+def _why_no_affine(header: Any, stored: tuple[Affine | None, ...]) -> str:
     if all(form is None for form in stored):
         return "does not state its orientation (qform and sform are both 0)"
     if (header["pixdim"][1:4] < 0).any():
@@ -139,9 +141,7 @@ def _has_qform(header: Any) -> bool:
     return True
 
 
-def _stored_affines(
-    header: Any,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+def _stored_affines(header: Any) -> tuple[Affine | None, Affine | None]:
     """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None if the code is 0."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     millimetres = np.diag([unit, unit, unit, 1.0])
@@ -158,7 +158,7 @@ def _stored_affines(
     return sform, qform
 
 
-def _set_affine(header: Any, affine: NDArray[np.float64]) -> None:
+def _set_affine(header: Any, affine: Affine) -> None:
     """Write an affine, (4, 4) to RAS+ mm, as sform, and as qform if a quaternion can express it."""
     header.set_qform(affine, code=1)  # also sets the spacings
     header.set_sform(affine, code=1)
@@ -213,7 +213,7 @@ def mark(header: Any, note: str) -> None:
             header[field] = value
 
 
-def _is_invertible(affine: NDArray[np.float64]) -> bool:
+def _is_invertible(affine: Affine) -> bool:
     """Whether the affine is finite and its axes span space."""
     if not np.isfinite(affine).all():
         return False
@@ -223,7 +223,7 @@ def _is_invertible(affine: NDArray[np.float64]) -> bool:
     return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-4)
 
 
-def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> NDArray[np.float64]:
+def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> Affine:
     """Axes along `assume`, spacings of the header, the centre of the image at the origin."""
     code = assume.upper()
     pairs = ["LR", "PA", "IS"]

@@ -166,19 +166,13 @@ def _of_image_type(slices: Sequence[Slice]) -> Identity | None:
 def _by_description(slices: Sequence[Slice]) -> Identity | None:
     """What a series is by its description, except for contrast agents."""
     first = slices[0]
-    for keyword in ("SeriesDescription", "ProtocolName"):
-        text = first.text(keyword)
-        identity = of_text(text)
-        if (
-            identity.is_other
-            and identity.kind != "agent"
-            and not (keyword != "SeriesDescription" and _is_of_exam(text))
-        ):
-            where = "its description" if keyword == "SeriesDescription" else "its protocol"
-            return replace(identity, reason=identity.reason.replace("its name", where))
-        if not identity.is_unknown:
-            return None
-    return None
+    where, text = "its description", first.text("SeriesDescription")
+    if of_text(text).is_unknown and not _is_of_exam(first.text("ProtocolName")):
+        where, text = "its protocol", first.text("ProtocolName")
+    identity = of_text(text)
+    if not identity.is_other or identity.kind == "agent":
+        return None
+    return replace(identity, reason=identity.reason.replace("its name", where))
 
 
 def _is_of_exam(protocol: str) -> bool:

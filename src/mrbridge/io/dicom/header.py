@@ -181,7 +181,40 @@ def slices_of(file: DicomFile) -> list[Slice]:
     """The slices of a DICOM file; an object without an image is one slice without rows, an index
     of files (DICOMDIR) none."""
     with file.guarded():  # values are parsed at first access
-        return _slices_of(file)
+        header, pixels = file.header_and_pixels(_TAGS)
+        commas = _replace_commas(header)
+        one = Slice(file, None, header)
+        if "DirectoryRecordSequence" in header:
+            return []
+        kind = one.text("SOPClassUID")
+        if not (one.uid and kind and one.text("SeriesInstanceUID")):
+            raise damaged(file, "does not state what it is (it lacks UIDs)")
+        if kind in MR_CLASSES and not one.number("Rows"):
+            raise damaged(file)
+        assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
+        if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
+            header.PixelSpacing = header.ImagerPixelSpacing
+            assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
+        try:
+            count = int(header.get("NumberOfFrames") or 0)
+        except (TypeError, ValueError):
+            raise damaged(file, "has an invalid number of frames") from None
+        # The standard allows one frame in a classic MR image (PS3.3, A.4), but some exports have more.
+        if kind in _ENHANCED or (kind == MR and count > 1):
+            groups = file.header((_SHARED, _PER_FRAME))
+            described = kind in _ENHANCED or _PER_FRAME in groups
+            parts = _described_frames(one, groups, count) if described else _bare_frames(one, count)
+        else:
+            parts = [one]
+        fault = _encoding_fault(one) or _pixel_fault(one, pixels, max(count, 1))
+        return [
+            replace(
+                part,
+                fault=fault or _scale_fault(part) or part.fault,
+                assumed=assumed + part.assumed,
+            )
+            for part in parts
+        ]
 
 
 def plane_of(part: Slice) -> NDArray[np.float64] | None:
@@ -195,43 +228,6 @@ def plane_of(part: Slice) -> NDArray[np.float64] | None:
         return None
     normal = np.cross(row, column)
     return np.stack([row, column, normal / np.linalg.norm(normal)])
-
-
-def _slices_of(file: DicomFile) -> list[Slice]:
-    header, pixels = file.header_and_pixels(_TAGS)
-    commas = _replace_commas(header)
-    one = Slice(file, None, header)
-    if "DirectoryRecordSequence" in header:
-        return []
-    kind = one.text("SOPClassUID")
-    if not (one.uid and kind and one.text("SeriesInstanceUID")):
-        raise damaged(file, "does not state what it is (it lacks UIDs)")
-    if kind in MR_CLASSES and not one.number("Rows"):
-        raise damaged(file)
-    assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
-    if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
-        header.PixelSpacing = header.ImagerPixelSpacing
-        assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
-    try:
-        count = int(header.get("NumberOfFrames") or 0)
-    except (TypeError, ValueError):
-        raise damaged(file, "has an invalid number of frames") from None
-    # The standard allows one frame in a classic MR image (PS3.3, A.4), but some exports have more.
-    if kind in _ENHANCED or (kind == MR and count > 1):
-        groups = file.header((_SHARED, _PER_FRAME))
-        described = kind in _ENHANCED or _PER_FRAME in groups
-        parts = _described_frames(one, groups, count) if described else _bare_frames(one, count)
-    else:
-        parts = [one]
-    fault = _encoding_fault(one) or _pixel_fault(one, pixels, max(count, 1))
-    return [
-        replace(
-            part,
-            fault=fault or _scale_fault(part) or part.fault,
-            assumed=assumed + part.assumed,
-        )
-        for part in parts
-    ]
 
 
 def _replace_commas(header: Dataset) -> bool:

@@ -236,9 +236,7 @@ def _unnumbered(file: Path) -> Path:
     return file.with_name(re.sub(r"\d+", "#", file.name))
 
 
-def _without_copies(
-    slices: list[Slice],
-) -> tuple[list[Slice], list[Path], InputError | None]:
+def _without_copies(slices: list[Slice]) -> tuple[list[Slice], list[Path], InputError | None]:
     """One of each image of a series, and the files that are copies of them.
 
     Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in

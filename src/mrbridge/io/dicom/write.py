@@ -37,7 +37,6 @@ from mrbridge.io.dicom.read import read_series
 from mrbridge.io.dicom.series import Series, find_series
 from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
-from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.volume import Volume, corner_distance
 
@@ -132,7 +131,6 @@ def write_series(
     must_be_ours(folder)
     stored, slope, intercept = quantise(volume.voxels)
     common = _common(series, volume, origin, stored, slope, intercept)
-    sweep(folder.parent)
     written = []
     with atomic_folder(folder, flushed=True) as temporary:
         images, places = [], _order(series)
