@@ -160,13 +160,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
-    """The content of a JSON file, local or remote.
-
-    Args:
-        constant: returns the value of NaN and infinities, as for `parse_json`.
+    """The content of a JSON file, local or remote; arguments as for `parse_json`.
 
     Raises:
-        InputError: it is remote and cannot be fetched.
         OSError: it cannot be read.
         ValueError: it is not JSON.
     """

@@ -112,15 +112,10 @@ def own_contrasts() -> Mapping[str, str]:
 
 
 def of_path(path: str | Path) -> Identity:
-    """Identify a file from its path: its name first, then the nearest folder that names something.
+    """Identify a file from its path, relative to what the user named: folders above say nothing.
 
-    Args:
-        path: relative to what the user named, so that folders above say nothing.
-
-    Returns:
-        By its BIDS name, if it has one; otherwise by the words in its name; otherwise by its
-        folders (`TrainT1`, `masks`), the nearest first. All files below a folder of masks are
-        masks.
+    Its BIDS name decides, if it has one; otherwise the words in its name; otherwise its folders
+    (`TrainT1`, `masks`), the nearest first. All files below a folder of masks are masks.
     """
     path = Path(path)
     name, stem = parse_name(path), stem_of(path)
@@ -237,14 +232,7 @@ def normalised(text: str) -> str:
 
 
 def of_text(text: str) -> Identity:
-    """Identify an image from a name or description.
-
-    Args:
-        text: one name without its folders and suffix, or one description.
-
-    Returns:
-        The contrast, something else with the reason, or an identity that `is_unknown`.
-    """
+    """Identify an image from a name, without its folders and suffix, or from a description."""
     own, text = _own_contrasts(text)
     words = normalised(text)
     other = _first(vocabulary.OTHERS, words)

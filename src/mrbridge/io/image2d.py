@@ -79,12 +79,8 @@ def is_eight_bit(volume: Volume) -> bool:
 def read(path: Path) -> Volume:
     """Read a 2D image; see `mrbridge.io.read`.
 
-    Returns:
-        Voxels uint8 or uint16, shape (rows, columns, 1), as a viewer shows them on black; no
-        affine; a `Image2DHeader`. Notes name a tint and transparent pixels.
-
-    Raises:
-        InputError: truncated, damaged, oversized, coloured, of several frames, or of another kind.
+    Voxels are uint8 or uint16, as a viewer shows them on black; notes name a tint and transparent
+    pixels. Several frames and colours are refused.
     """
     size = path.stat().st_size
     if size > MAX_IMAGE_BYTES:
@@ -120,12 +116,7 @@ def read(path: Path) -> Volume:
 
 
 def write(volume: Volume, path: Path, synthetic_note: str | None) -> None:
-    """Write a 2D image; see `mrbridge.io.write`. JPEG has quality 95 and loses a little.
-
-    Raises:
-        OutputError: several slices, 16 bit as JPEG, values that are not finite, or a place that
-            cannot be written.
-    """
+    """Write a 2D image; see `mrbridge.io.write`. JPEG has quality 95 and loses a little."""
     if volume.voxels.shape[2] != 1:
         raise OutputError(
             f"a volume of {volume.voxels.shape[2]} slices cannot become a 2D image",

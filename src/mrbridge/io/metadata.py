@@ -65,15 +65,11 @@ def warn_about(file: Path, what: str) -> None:
 
 
 def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
-    """The scans that a table lists.
+    """The scans that a table lists, a `.csv` or `.tsv` with the columns subject, session, contrast,
+    path (relative to the table, or a URL) and optionally split.
 
     Args:
-        table: a `.csv` or `.tsv` with the columns subject, session, contrast, path (relative to the
-            table, or a URL) and optionally split.
         force: include files whose names say that they are something else, such as masks.
-
-    Raises:
-        InputError: it cannot be read, or a line lacks contrast or path or has an unknown split.
     """
     found, seen = FoundScans([]), set[Scan]()
     rows = _rows(table)

@@ -110,11 +110,7 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
 
     The sform is used where its code is above 0 and it is invertible, else the qform. Errors
     of the header that can be corrected in one way only are corrected in the header that is
-    returned, with a warning (`nifti_header`).
-
-    Raises:
-        InputError: truncated, damaged, oversized or unsupported.
-        SettingsError: `assume` is not an orientation.
+    returned, with a note (`nifti_header`).
     """
     notes: list[str] = []
     header, voxels = _load(path, volume, notes)
@@ -164,9 +160,6 @@ def write(
 
     A volume without a NIfTI header gets sform and qform with code 1 (scanner) and millimetres.
     Extensions of the source are not kept: they describe its acquisition, often by name.
-
-    Raises:
-        OutputError: a 2D image, voxels that are not finite, or a place that cannot be written.
     """
     if volume.affine is None:
         raise OutputError(

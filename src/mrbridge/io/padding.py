@@ -78,16 +78,10 @@ def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[An
 
 
 def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
-    """Replace what is not finite and what is padding.
+    """Voxels (i, j, k) in which what is not finite and what is padding is replaced; notes on that.
 
-    NaN becomes 0, infinity the largest or smallest finite value, or 0 if it is padding.
-
-    Args:
-        voxels: intensities of any unit, (i, j, k); at least one is finite.
-
-    Returns:
-        Finite voxels of the same type, the same array if nothing is replaced; and notes on what
-        was replaced.
+    NaN becomes 0, infinity the largest or smallest finite value, or 0 if it is padding. At least
+    one voxel must be finite. If nothing is replaced, it returns the same array.
     """
     notes = []
     good = np.isfinite(voxels) if voxels.dtype.kind == "f" else np.True_

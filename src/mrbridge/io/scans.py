@@ -283,11 +283,8 @@ def outside(found: FoundScans, out: Path) -> FoundScans:
 
 
 def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) -> None:
-    """Log what was left out, by reason: the number of files, and one of them.
-
-    Args:
-        root: paths are shown relative to it; None shows no paths.
-    """
+    """Log what was left out, by reason: the number of files, and one of them, relative to `root`,
+    if that is given."""
     counts = Counter(reason for _, reason in ignored)
     examples = {reason: path for path, reason in reversed(ignored)}
     for reason, count in counts.most_common(_REASONS):

@@ -80,15 +80,8 @@ class _Acquisition:
 
 
 def of_series(slices: Sequence[Slice]) -> Identity:
-    """Identify a series.
-
-    Args:
-        slices: all of it, at least one.
-
-    Returns:
-        One of our contrasts, something else, or an identity that `is_unknown`. A contrast is
-        doubtful where the description says another one.
-    """
+    """Identify a series from all of its slices, at least one. A contrast is doubtful where the
+    description says another one."""
     for test in (_not_a_scan, _of_image_type, _by_description, _by_sequence, _after_agent):
         found = test(slices)
         if found is not None:

@@ -279,13 +279,11 @@ def _paths(root: Path) -> Iterator[Path]:
 def find_files(
     path: str | Path, only: Collection[str] = ()
 ) -> Iterator[tuple[DicomFile, str | None]]:
-    """All files below a folder or in a zip, or the one file.
+    """The files below a folder or in a zip, or the one file, each with the reason why its first
+    bytes are not those of a DICOM file.
 
     Args:
         only: names of files in it (`DicomFile.below`) that are wanted; none means all.
-
-    Yields:
-        Each file; and why it is not a DICOM file, judged from its first bytes.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.

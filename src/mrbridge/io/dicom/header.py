@@ -199,7 +199,7 @@ def slices_of(file: DicomFile) -> list[Slice]:
             count = int(header.get("NumberOfFrames") or 0)
         except (TypeError, ValueError):
             raise damaged(file, "has an invalid number of frames") from None
-        # The standard allows one frame in a classic MR image (PS3.3, A.4), but some exports have more.
+        # The standard allows one frame in a classic MR image (PS3.3, A.4); some exports have more.
         if kind in _ENHANCED or (kind == MR and count > 1):
             groups = file.header((_SHARED, _PER_FRAME))
             described = kind in _ENHANCED or _PER_FRAME in groups

@@ -38,9 +38,9 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
             or compressed in an unknown way.
     """
     path = series.slices[0].file.path
-    if series.refusal is not None or series.geometry is None:
-        raise series.refusal or InputError("has no geometry", path=path)
-    geometry, notes = series.geometry, []
+    if series.refusal is not None:
+        raise series.refusal
+    geometry, notes = series.stack, []
     if geometry.missing:
         gaps = f"series {series.label}: {name_gaps(geometry, series.slices)}"
         if not allow_gaps:

@@ -156,15 +156,8 @@ def write_series(
 
 
 def must_be_ours(folder: Path, source: str | None = None) -> None:
-    """Refuse to replace a folder, unless it is a derived series that mrbridge wrote.
-
-    Args:
-        source: only a series derived from this source, as its report names it, may be replaced;
-            None allows any.
-
-    Raises:
-        OutputError: it holds something else, or a series that was made of another one.
-    """
+    """Refuse to replace a folder, unless it is a derived series that mrbridge wrote; if a source is
+    named, only one that was made of it, as its report says."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     fetch(folder)
@@ -196,13 +189,10 @@ def _is_ours(file: Path) -> bool:
 
 
 def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
-    """Quantise voxels to unsigned 16-bit numbers with a slope and an intercept.
+    """Quantise voxels, which must be finite, to unsigned 16-bit numbers with slope and intercept.
 
     Integers that fit are kept as they are. Zero comes back as zero, exactly so where nothing is
     negative.
-
-    Raises:
-        OutputError: voxels that are not finite.
     """
     values = np.asarray(voxels, np.float64)
     if not np.isfinite(values).all():
