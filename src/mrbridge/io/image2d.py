@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.errors import InputError, MrbridgeError, OutputError
@@ -30,10 +31,7 @@ MAX_IMAGE_BYTES = 2**29
 """The largest file that is opened, in bytes."""
 
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0: BitsPerSample and so on
-_PLANES, _SAMPLE_FORMAT, _SIGNED = 284, 339, 2  # TIFF 6.0: PlanarConfiguration, SampleFormat
-_ORIENTATION = 274  # TIFF 6.0 and Exif
+_WHITE_IS_ZERO, _PLANAR, _SIGNED = 0, 2, 2  # TIFF 6.0: of its tags below
 _TINT = 16 / 255
 """The largest difference between channels that is a tint and not colour, as a share of the range:
 JPEG at any quality adds up to 11 levels of 255 to grey noise, and a colour profile up to 16."""
@@ -99,7 +97,7 @@ def read(path: Path) -> Volume:
                 form = "JPEG" if image.format == "MPO" else str(image.format)
                 mode, pixels = _grey(image, _deep(data, image) if deep else None, data, notes)
                 if form != "TIFF":  # Pillow rotates these
-                    pixels = _turned(pixels, _exif(image).get(_ORIENTATION))
+                    pixels = _turned(pixels, _exif(image).get(Tag.Orientation))
                 is_synthetic = note_of(image).lower().startswith("synthetic")
     except MrbridgeError:
         raise
@@ -145,7 +143,7 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
 
 def note_of(image: Image.Image) -> str:
     """Its description, which of a synthetic image begins with `synthetic`."""
-    return str(image.info.get("Description") or _exif(image).get(_DESCRIPTION, ""))
+    return str(image.info.get("Description") or _exif(image).get(Tag.ImageDescription, ""))
 
 
 def _check_whole(data: bytes) -> None:
@@ -191,7 +189,7 @@ def _check_kind(image: Image.Image) -> None:
     if frames > 1:
         raise InputError(f"holds {frames} images", remedy="Save them as one file each.")
     tags = getattr(image, "tag_v2", {})
-    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (1,))) > 8:
+    if tags.get(Tag.PlanarConfiguration) == _PLANAR and max(tags.get(Tag.BitsPerSample, (1,))) > 8:
         raise InputError(
             "holds its 16-bit channels one after the other (planar TIFF)",
             remedy="Save it as 16-bit greyscale.",
@@ -223,7 +221,7 @@ def _grey(
         values = np.asarray(image.convert("RGB" if opaque else "RGBA"))
     else:
         values = np.asarray(image)
-        signed = _SIGNED in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ())
+        signed = _SIGNED in getattr(image, "tag_v2", {}).get(Tag.SampleFormat, ())
         _check_sign(signed and values.max() > 127)  # Pillow reads it as unsigned
     top = np.iinfo(values.dtype).max
     alpha = _alpha(values, image, data)
@@ -312,13 +310,13 @@ def _without_tint(
 
 def _white_is_zero(image: Image.Image) -> bool:
     """Whether 0 is white in a TIFF, which Pillow respects only for 8 bit."""
-    tags = getattr(image, "tag_v2", {})
-    return image.mode.startswith("I") and bool(tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+    photometric = getattr(image, "tag_v2", {}).get(Tag.PhotometricInterpretation)
+    return image.mode.startswith("I") and bool(photometric == _WHITE_IS_ZERO)
 
 
 def _bits(image: Image.Image) -> int:
     """Bits of a sample of a TIFF."""
-    return int(image.tag_v2.get(_BITS, (16,))[0])  # type: ignore[attr-defined]
+    return int(image.tag_v2.get(Tag.BitsPerSample, (16,))[0])  # type: ignore[attr-defined]
 
 
 def _turned(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
@@ -326,7 +324,7 @@ def _turned(pixels: NDArray[Any], orientation: Any) -> NDArray[Any]:
     if orientation not in range(2, 9):
         return pixels
     image = Image.fromarray(pixels)
-    image.getexif()[_ORIENTATION] = orientation
+    image.getexif()[Tag.Orientation] = orientation
     return np.asarray(ImageOps.exif_transpose(image))
 
 
@@ -363,5 +361,5 @@ def _options(form: str, note: str | None) -> dict[str, Any]:
         info.add_text("Description", note)
         return {"pnginfo": info}
     exif = Image.Exif()
-    exif[_DESCRIPTION] = note.encode("ascii", "replace").decode("ascii")
+    exif[Tag.ImageDescription] = note.encode("ascii", "replace").decode("ascii")
     return {**options, "exif": exif}

@@ -41,6 +41,7 @@ TABLES = {
 """The beginnings of our tables."""
 
 _NOTE = re.compile(r"synthetic (\S+, mrbridge \d|by mrbridge, for research)", re.IGNORECASE)
+_PAGE_MARK = f'<meta name="generator" content="{GENERATOR}">'
 _PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
 _ONNX = b"\x12\x08mrbridge"  # onnx.proto: field 2 of ModelProto, producer_name
 _DESCRIP = {348: 148, 540: 240}  # of NIfTI-1 and NIfTI-2: where `descrip` begins, 80 bytes
@@ -83,7 +84,8 @@ def is_ours(path: Path) -> bool:
             with open(path, "rb") as stream:
                 return _ONNX in stream.read(64)
         if kind in (".html", ".htm"):
-            return _is_our_page(path)
+            head = path.read_text(encoding="utf-8", errors="replace").partition("</head>")[0]
+            return head.startswith(_PAGE) and _PAGE_MARK in head
         with open(path, encoding="utf-8") as stream:
             return kind in TABLES and stream.read(200).startswith(TABLES[kind])
     except (OSError, EOFError, ValueError, zlib.error, MrbridgeError):
@@ -98,13 +100,10 @@ def is_our_json(content: Any) -> bool:
     if isinstance(makers, list):
         names = [one.get("Name") for one in makers if isinstance(one, dict)]
         return GENERATOR in names
-    by = str(content.get("created_by", ""))
-    version = str(content.get("mrbridge", ""))  # of scores and findings
-    stored = str(content.get("format", ""))
     return (
-        re.match(r"mrbridge \d", by) is not None
-        or re.match(r"\d", version) is not None
-        or stored in ("mrbridge-store", "mrbridge-bundle")
+        re.match(r"mrbridge \d", str(content.get("created_by"))) is not None
+        or re.match(r"\d", str(content.get("mrbridge"))) is not None  # of scores and findings
+        or content.get("format") in ("mrbridge-store", "mrbridge-bundle")
     )
 
 
@@ -147,15 +146,3 @@ def _is_our_image2d(path: Path) -> bool:
             return is_figure or _NOTE.match(image2d.note_of(image)) is not None
     except Exception:  # Pillow's many parsers raise all kinds of exceptions for damaged files
         return False
-
-
-def _is_our_page(path: Path) -> bool:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith(_PAGE):
-        return False
-    head = text[len(_PAGE) :].partition("</head>")[0]
-    if f'<meta name="generator" content="{GENERATOR}">' in head:
-        return True
-    # Before it had that mark.
-    title = re.search(r"<title>.*(: evaluation|: inspection)</title>", head)
-    return title is not None and "mrbridge" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from mrbridge.errors import InputError
@@ -76,16 +77,10 @@ def _pools(
         if contrasts is None:
             yield "series", pool
             continue
-        for doubtful in (False, True):
-            for contrast in contrasts:
-                yield (
-                    f"series of {contrast}",
-                    [
-                        one
-                        for one in pool
-                        if one.contrast == contrast and one.identity.is_doubtful == doubtful
-                    ],
-                )
+        for doubtful, contrast in product((False, True), contrasts):
+            alike = [one for one in pool if one.contrast == contrast]
+            fitting = [one for one in alike if one.identity.is_doubtful == doubtful]
+            yield f"series of {contrast}", fitting
     yield "series of unknown contrast", [one for one in images if one.identity.is_unknown]
     if force:
         yield "series", [one for one in listing.series if one.refusal is None]
