@@ -312,7 +312,7 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: list[str]) ->
     if magnitude and others:
         return [*_split(magnitude, refusal, notes), *_split(others, refusal, [])]
     stacks = _by_stack(slices)
-    made = [_series(*part, notes) for stack in stacks for part in _by_contrast(stack, refusal)]
+    made = [image for stack in stacks for image in _images(stack, refusal, notes)]
     if len(made) == 1:
         return made
     detail = _stack_detail if len(stacks) > 1 else _echo_detail
@@ -363,22 +363,22 @@ def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
     return apart < _OVERLAPPING * thickness and own > apart / _OVERLAPPING
 
 
-def _by_contrast(
-    slices: list[Slice], refusal: InputError | None
-) -> list[tuple[Identity, InputError | None, list[list[Slice]]]]:
-    """Identity, refusal and echoes of each image."""
+def _images(slices: list[Slice], refusal: InputError | None, notes: list[str]) -> list[Series]:
+    """One image of all echoes, or one for each."""
     identity = of_series(slices)
     if not identity.is_other and is_localizer(slices):
         identity = something_else("localizer", "is a localizer (its slices are not parallel)")
     if identity.kind in UNREADABLE:
-        return [(identity, InputError(identity.reason, remedy="Choose another series."), [slices])]
+        refusal = InputError(identity.reason, remedy="Choose another series.")
+        return [_series(identity, refusal, [slices], notes)]
     refusal = refusal or _fault(slices)
     echoes = _by_echo(slices)
     identities = [identity if identity.is_other else of_series(echo) for echo in echoes]
     same_size = len({len(echo) for echo in echoes}) == 1
     if len(echoes) == 1 or ({one.contrast for one in identities} == {"T1w"} and same_size):
-        return [(identities[0], refusal, echoes)]
-    return [(one, refusal, [echo]) for one, echo in zip(identities, echoes, strict=True)]
+        return [_series(identities[0], refusal, echoes, notes)]
+    pairs = zip(identities, echoes, strict=True)
+    return [_series(one, refusal, [echo], notes) for one, echo in pairs]
 
 
 def _fault(slices: list[Slice]) -> InputError | None:
@@ -420,17 +420,14 @@ def _fault(slices: list[Slice]) -> InputError | None:
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     """Slices by echo time, the shortest first; all in one list if an echo time is missing."""
     times = [time for part in slices if (time := part.number("EchoTime")) is not None]
-    distinct = sorted(set(times))
-    if len(distinct) < 2 or len(times) < len(slices):
+    if len(times) < len(slices):
         return [slices]
-    starts = [distinct[0]]
-    for time in distinct[1:]:
-        if time - starts[-1] > _ECHO_APART_MS:
-            starts.append(time)
-    echoes: list[list[Slice]] = [[] for _ in starts]
-    for part, time in zip(slices, times, strict=True):
-        echoes[sum(time >= start for start in starts) - 1].append(part)
-    return echoes
+    echoes: dict[float, list[Slice]] = {}
+    for time, part in sorted(zip(times, slices, strict=True), key=lambda item: item[0]):
+        if not echoes or time - max(echoes) > _ECHO_APART_MS:
+            echoes[time] = []
+        echoes[max(echoes)].append(part)
+    return list(echoes.values())
 
 
 def _series(
