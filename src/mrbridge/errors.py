@@ -200,7 +200,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def about(path: Path) -> Iterator[None]:
+def about(path: Path | None) -> Iterator[None]:
     """Within it, errors of input and output that name no file are about `path`."""
     try:
         yield

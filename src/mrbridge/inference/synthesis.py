@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, SettingsError
+from mrbridge.errors import InputError, SettingsError, about
 from mrbridge.inference.additional_scans import AdditionalScan, PlacedScan, place
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output_grid import OutputGrid
@@ -203,11 +203,8 @@ def synthesise(
     mask = brain_mask(translator, path)
     source, grid = scan, None
     if request.grid is not None:
-        try:
+        with about(path):
             grid = request.grid.for_scan(scan)
-        except InputError as error:
-            error.path = error.path or path
-            raise
         scan = request.grid.refined(scan, grid, translator.bundle.manifest.standard.spacing_mm)
     additional = request.additional if additional is None else additional
     if additional and scan.contrast is None and scan.other is None:
@@ -218,7 +215,7 @@ def synthesise(
     also: dict[str, Any] = {}
     if placed:
         also["also"] = {one.contrast: one.volume for one in placed}
-    try:
+    with about(path):  # the voxels do not know their file
         verdict, preprocessed = _preprocessed(request, scan, to, mask, path)
         result = translator.result(
             scan,
@@ -228,8 +225,6 @@ def synthesise(
             preprocessed=preprocessed,
             **also,
         )
-    except InputError as error:  # of the voxels, which do not know their file
-        raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
     volume, uncertainty, rounding = result.volume, result.uncertainty, None
     if request.grid is not None and grid is not None:
         volume = request.grid.place(volume, grid, "cubic")
