@@ -132,11 +132,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
 
     Returns:
         The shape, (i, j, k), or (i, j, k, volumes) if there are several; the spacing in mm
-        along i, j, k; whether it says that it is synthetic.
-
-    Raises:
-        InputError: `read` would refuse this header, the file is truncated, or its size in mm
-            cannot be that of a head.
+        along i, j, k, which must be possible for a head; whether it says that it is synthetic.
     """
     with _opened(path) as file:
         header, layout = file.header, file.layout

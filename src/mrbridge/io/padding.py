@@ -38,11 +38,8 @@ def find_padding(voxels: NDArray[Any]) -> NDArray[np.bool_] | None:
     on, where the others have a background of their own; or a hundredth, of a negative integer below
     an image without negative values. Label maps and masks have no padding.
 
-    Args:
-        voxels: finite intensities of any unit, (i, j, k).
-
     Returns:
-        A mask of the same shape; None where nothing is padded.
+        A mask of the shape (i, j, k) of the voxels, which are finite; None if nothing is padded.
     """
     padding = np.zeros(voxels.shape, bool)
     for _ in range(4):  # several tools, several constants

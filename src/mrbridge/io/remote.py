@@ -99,11 +99,7 @@ def path_of(url: str | Path) -> Path:
 
 def path_in_table(place: str, folder: Path) -> Path:
     """The path of a file that a table names: a URL, or relative to the folder of the table, which
-    may be remote. Whether a remote file exists is noticed when it is fetched.
-
-    Raises:
-        SettingsError: the URL cannot be used.
-    """
+    may be remote. Whether a remote file exists is noticed when it is fetched."""
     path = path_of(place) if is_url(place) else folder / place
     if url_of(path) is None:
         return path
@@ -115,15 +111,8 @@ def path_in_table(place: str, folder: Path) -> Path:
 
 
 def fetch(path: Path) -> None:
-    """Bring the content of a file, or of all files in a folder, into the mirror.
-
-    Args:
-        path: in a mirror. A local file is only checked for its content.
-
-    Raises:
-        InputError: a file is gone, may not be read, or did not arrive completely; or the content of
-            a local file is elsewhere (`not_fetched`).
-    """
+    """Bring the content of a file, or of all files in a folder, into the mirror; all must arrive
+    completely. A local file is only checked for its content (`not_fetched`)."""
     url = url_of(path)
     if url is None:
         error = not_fetched(path)

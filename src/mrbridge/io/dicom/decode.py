@@ -49,11 +49,7 @@ class Decoder:
             self._process.communicate()
 
     def decode(self, file: bytes, frame: int) -> NDArray[Any]:
-        """Decode a frame.
-
-        Args:
-            file: a whole DICOM file; empty for the one before.
-            frame: from 0.
+        """Decode a frame, from 0, of a whole DICOM file; an empty one stands for the one before.
 
         Raises:
             DecodingError: it is damaged, or takes too much memory or time.
@@ -93,9 +89,6 @@ def read_planes(
     Yields:
         The slice's index, its pixels (rows, columns), which of them are padding (None where the
         header names none), and whether others have bits beyond BitsStored, which are not read.
-
-    Raises:
-        InputError: pixels are absent, damaged, or not of that shape.
     """
     opened: DicomFile | None = None
     with Decoder() as decoder:

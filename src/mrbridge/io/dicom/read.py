@@ -32,10 +32,6 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
         Integers without a rescale stay integers, everything else is float32. Echoes that are
         combined give the root of their mean square (van der Kouwe et al. 2008). Padding (PS3.3,
         C.7.5.1.1.2) is background, and MONOCHROME1 is inverted, so that bright is much signal.
-
-    Raises:
-        InputError: the series cannot be read, lacks slices, or a file of it is damaged
-            or compressed in an unknown way.
     """
     path = series.slices[0].file.path
     if series.refusal is not None:

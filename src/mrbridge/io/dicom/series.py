@@ -49,11 +49,9 @@ class Series:
     """One image: a series, or one part of it (an echo, or a stack).
 
     Attributes:
-        uid, study: SeriesInstanceUID and StudyInstanceUID.
-        number: SeriesNumber, None if it is absent.
+        uid, study, number: SeriesInstanceUID, StudyInstanceUID and SeriesNumber.
         part: which part of the series it is, from 1; None if it is the whole series.
         detail: what distinguishes the part from the others, such as `stack 1, axial`.
-        description: SeriesDescription.
         identity: which image it is, and how that is known.
         synthetic: whether its header says that it is synthetic.
         echoes: the slices of each echo that is combined into this image; usually of one echo.

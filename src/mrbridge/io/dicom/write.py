@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import OutputError
@@ -115,10 +114,6 @@ def write_series(
         report: what goes into `report.json` next to the files.
         uncertainty: the uncertainty map of the volume, which becomes a Parametric Map in the same
             folder.
-
-    Raises:
-        OutputError: the volume does not come from DICOM, the folder holds other files, or it
-            cannot be written.
     """
     series = volume.header
     if not isinstance(series, Series):
@@ -237,15 +232,14 @@ def _common(
     # Free in the study: 5001 for the first one derived from series 5.
     numbers = itertools.count((series.number or 9) * 1000 + 1)
     derived.SeriesNumber = next(n for n in numbers if n not in series.taken)
-    derived.SeriesDescription = (
-        f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
-    )
+    made_by = f"({origin.software}), not for diagnosis"
+    derived.SeriesDescription = f"SYNTHETIC {origin.contrast} {made_by}"
     derived.Manufacturer = derived.ManufacturerModelName = origin.software
     derived.SoftwareVersions = origin.version
     derived.ContributingEquipmentSequence = _equipment(source, origin)
     derived.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
     derived.SyntheticData, derived.BurnedInAnnotation = "YES", "NO"
-    derived.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
+    derived.DerivationCodeSequence = _code("113062", "Pixel by pixel calculation")
     derived.SourceImageSequence = _sources(series)
     # Type 1: of the defined terms, only "research mode" is true of an image that is not acquired.
     derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
@@ -313,12 +307,11 @@ def _words(series: Series, origin: Origin, *, filled: bool) -> str:
     return " ".join(lines)
 
 
-def _sources(series: Series) -> Sequence:
+def _sources(series: Series) -> list[Dataset]:
     """References to all source images: every slice depends on the intensities of all."""
     by_file: dict[str, list[Slice]] = {}
-    for echo in series.echoes:
-        for part in echo:
-            by_file.setdefault(part.uid, []).append(part)
+    for part in itertools.chain(*series.echoes):
+        by_file.setdefault(part.uid, []).append(part)
     items = []
     for uid, parts in by_file.items():
         item = Dataset()
@@ -328,25 +321,24 @@ def _sources(series: Series) -> Sequence:
         if frames:
             item.ReferencedFrameNumber = frames
         item.SpatialLocationsPreserved = "YES"
-        item.PurposeOfReferenceCodeSequence = Sequence(
-            [_code("121322", "Source image for image processing operation")]
-        )
+        purpose = "Source image for image processing operation"
+        item.PurposeOfReferenceCodeSequence = _code("121322", purpose)
         items.append(item)
-    return Sequence(items)
+    return items
 
 
-def _equipment(source: Dataset, origin: Origin) -> Sequence:
+def _equipment(source: Dataset, origin: Origin) -> list[Dataset]:
     """Earlier contributing equipment, the scanner, and this program."""
     scanner = _copied(source, [keyword for keyword in _SCANNER if source.get(keyword)])
     scanner.setdefault("Manufacturer", "unknown")
-    scanner.PurposeOfReferenceCodeSequence = Sequence([_code("109101", "Acquisition Equipment")])
+    scanner.PurposeOfReferenceCodeSequence = _code("109101", "Acquisition Equipment")
     ours = Dataset()
     ours.Manufacturer = ours.ManufacturerModelName = origin.software
     ours.SoftwareVersions = origin.version
     ours.ContributionDescription = f"Synthesis of {origin.contrast}, model {origin.model[:16]}"
-    ours.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "Processing Equipment")])
+    ours.PurposeOfReferenceCodeSequence = _code("109102", "Processing Equipment")
     before = source.get("ContributingEquipmentSequence") or []
-    return Sequence([*map(copy.deepcopy, before), scanner, ours])
+    return [*map(copy.deepcopy, before), scanner, ours]
 
 
 def _copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
@@ -358,10 +350,10 @@ def _copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
     return found
 
 
-def _code(value: str, meaning: str) -> Dataset:
+def _code(value: str, meaning: str) -> list[Dataset]:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+    return [item]
 
 
 def _window(voxels: NDArray[Any]) -> tuple[str, str]:
