@@ -23,9 +23,7 @@ from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
 
-NOT_RAW = ("derivatives", "sourcedata", "code")
-"""Folders of a BIDS dataset that hold no raw scans, at any depth."""
-
+NOT_RAW = ("derivatives", "sourcedata", "code")  # their folders hold no raw scans, at any depth
 _PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
 _SUFFIXES = {contrast.lower(): contrast for contrast in CONTRASTS}  # T1w of T1W
 _CASE_REMEDY = ", and also if their files go to Windows or macOS, where one would replace the other"

@@ -24,12 +24,8 @@ from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.quiet import without_warnings
 from mrbridge.volume import Volume
 
-MAX_PIXELS = 2**22
-"""The most pixels of an image: translating it takes about 250 bytes for each."""
-
-MAX_IMAGE_BYTES = 2**29
-"""The largest file that is opened, in bytes."""
-
+MAX_PIXELS = 2**22  # translating takes about 250 bytes for each
+MAX_IMAGE_BYTES = 2**29  # of a file that is opened
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _WHITE_IS_ZERO, _PLANAR, _SIGNED = 0, 2, 2  # TIFF 6.0: of its tags below
 _TINT = 16 / 255
@@ -57,14 +53,12 @@ class Image2DHeader:
     """How a 2D image was stored.
 
     Attributes:
-        format: PNG, TIFF or JPEG.
         mode: L (grey), LA, RGB or RGBA. What is written has the same channels, and is opaque
             everywhere; images of 16 bit and JPEG lose the alpha channel, those of 16 bit become
             grey.
         depth: bits per channel, 8 or 16.
     """
 
-    format: str
     mode: str
     depth: int
 
@@ -94,9 +88,8 @@ def read(path: Path) -> Volume:
                 _check_kind(image)
                 deep = _is_deep(image)
                 image.load()
-                form = "JPEG" if image.format == "MPO" else str(image.format)
                 mode, pixels = _grey(image, _deep(data, image) if deep else None, data, notes)
-                if form != "TIFF":  # Pillow rotates these
+                if image.format != "TIFF":  # Pillow rotates these
                     pixels = _turned(pixels, _exif(image).get(Tag.Orientation))
                 is_synthetic = note_of(image).lower().startswith("synthetic")
     except MrbridgeError:
@@ -109,7 +102,7 @@ def read(path: Path) -> Volume:
     except Exception as error:  # Pillow's parsers raise all kinds of them for damaged files
         what = f"is damaged or truncated ({error})"
         raise InputError(what, remedy="Get a new copy of the file.") from None
-    header = Image2DHeader(form, mode, 8 * pixels.dtype.itemsize)
+    header = Image2DHeader(mode, 8 * pixels.dtype.itemsize)
     return Volume(pixels[:, :, None], None, header, synthetic=is_synthetic, notes=tuple(notes))
 
 
@@ -338,10 +331,9 @@ def _exif(image: Image.Image) -> Mapping[int, Any]:
 def _header_for(volume: Volume, form: str) -> Image2DHeader:
     header = volume.header
     if not isinstance(header, Image2DHeader):
-        depth = 16 if volume.voxels.dtype == np.uint16 else 8
-        return Image2DHeader(form, "L", depth)
+        return Image2DHeader("L", 16 if volume.voxels.dtype == np.uint16 else 8)
     mode = _PLAIN.get(header.mode, header.mode) if form == "JPEG" else header.mode
-    return Image2DHeader(form, mode if header.depth == 8 else "L", header.depth)
+    return Image2DHeader(mode if header.depth == 8 else "L", header.depth)
 
 
 def _quantised(values: NDArray[Any], depth: int) -> NDArray[Any]:

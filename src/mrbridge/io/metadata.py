@@ -212,12 +212,9 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     folders = [folder for folder in scan.parents if folder == root or root in folder.parents]
     for folder in reversed(folders):
-        holding = []
-        for sidecar in folder.glob(f"*{suffix}.json"):
-            of, its_suffix = _parts(sidecar)
-            if its_suffix == suffix and of <= entities:
-                holding.append((len(of), sidecar.name, sidecar))
-        for _, _, sidecar in sorted(holding):
+        parts = {sidecar: _parts(sidecar) for sidecar in folder.glob(f"*{suffix}.json")}
+        holding = [one for one, (of, its) in parts.items() if its == suffix and of <= entities]
+        for sidecar in sorted(holding, key=lambda one: (len(parts[one][0]), one.name)):
             merged |= _read_if_possible(sidecar)
     return merged
 

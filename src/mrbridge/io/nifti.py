@@ -50,11 +50,9 @@ _ARCHIVES = {
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
-_BLOCK = 4 << 20
-"""Bytes that are compressed at once: always the same, so that equal data give equal files."""
-
+_BLOCK = 4 << 20  # bytes that are compressed at once: always as many, for equal files of equal data
+# Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3).
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
-"""Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3)."""
 
 
 class _Gzip(gzip.GzipFile):

@@ -24,13 +24,9 @@ from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import is_temporary
 from mrbridge.json_text import parse_json
 
-GENERATOR = "mrbridge"
-"""The name of the maker in pages, sidecars, figures and networks."""
-
-FIGURE_MARK = {"Software": GENERATOR}
-"""The text of a PNG figure that marks it as ours."""
-
-TABLES = {
+GENERATOR = "mrbridge"  # the name of the maker in pages, sidecars, figures and networks
+FIGURE_MARK = {"Software": GENERATOR}  # the text of a PNG figure that marks it as ours
+TABLES = {  # their beginnings
     ".csv": (
         "case,subject,direction,method,kind,",  # scores.csv
         "case,subject,direction,measure,value",  # measures.csv
@@ -38,8 +34,6 @@ TABLES = {
     ),
     ".tsv": ("participant_id\tsession_id\tsource\toutput\tstate",),  # logs/group.tsv
 }
-"""The beginnings of our tables."""
-
 _NOTE = re.compile(r"synthetic (\S+, mrbridge \d|by mrbridge, for research)", re.IGNORECASE)
 _PAGE_MARK = f'<meta name="generator" content="{GENERATOR}">'
 _PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -26,17 +26,12 @@ from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)
 
-ANY = "*"
-"""In a query of a filter file: the entity must be present, with any value."""
-
-DATATYPES = ("anat",)
-"""The folders of a subject or session that hold T1w, T2w and the like."""
-
+ANY = "*"  # in a query of a filter file: the entity must be present, with any value
+DATATYPES = ("anat",)  # the folders of a subject or session that hold T1w, T2w and the like
+# Entities that no raw image has (BIDS 1.10, "BIDS Derivatives").
 _DERIVED = ("space", "cohort", "res", "den", "label", "desc")
-"""Entities that no raw image has (BIDS 1.10, "BIDS Derivatives")."""
-
 _REASONS = 10  # that are listed
-
+# What PyBIDS calls entities that have another name in file names.
 _PYBIDS = {
     "subject": "sub",
     "session": "ses",
@@ -51,11 +46,7 @@ _PYBIDS = {
     "tracer": "trc",
     "description": "desc",
 }
-"""What PyBIDS calls entities that have another name in file names."""
-
-_NUMBERED = ("run", "echo", "flip", "inv", "split", "chunk")
-"""Entities whose values are indices: 1 and 01 are the same."""
-
+_NUMBERED = ("run", "echo", "flip", "inv", "split", "chunk")  # indices: 1 and 01 are the same
 _PARTS = ("suffix", "datatype", "extension")
 _REMEDY = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
 

@@ -31,10 +31,6 @@ _MOST_BYTES = 4 << 30  # of memory
 _MOST_SECONDS = 60.0
 
 
-class DecodingError(Exception):
-    """The pixels cannot be decoded."""
-
-
 class Decoder:
     """Decodes frames of one file after another; a context that ends the process, if it began."""
 
@@ -52,7 +48,7 @@ class Decoder:
         """Decode a frame, from 0, of a whole DICOM file; an empty one stands for the one before.
 
         Raises:
-            DecodingError: it is damaged, or takes too much memory or time.
+            ValueError: it is damaged, or takes too much memory or time.
         """
         # Not multiprocessing, which would import the user's script again.
         process = self._process = self._process or subprocess.Popen(
@@ -75,7 +71,7 @@ class Decoder:
             pass  # the process has ended
         finally:
             limit.cancel()
-        raise DecodingError
+        raise ValueError("its pixels cannot be decoded")
 
 
 def read_planes(

@@ -37,15 +37,9 @@ from mrbridge.io.formats import starts_as_dicom, walk
 from mrbridge.io.remote import fetch, not_fetched
 from mrbridge.quiet import Shared, at_level, without_warnings
 
-MAX_FILES = 200_000
-"""The most files that are searched; a study has fewer."""
-
-MAX_FILE_BYTES = 2**32
-"""The largest DICOM file that is opened."""
-
-MAX_INFLATED = 2**30
-"""The most bytes that a deflated file may hold."""
-
+MAX_FILES = 200_000  # that are searched; a study has fewer
+MAX_FILE_BYTES = 2**32  # of a file that is opened
+MAX_INFLATED = 2**30  # bytes that a deflated file may hold
 NO_DICOM = "is not a DICOM file"
 
 _CHUNK = 1 << 20

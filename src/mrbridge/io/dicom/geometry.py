@@ -23,9 +23,7 @@ Array = NDArray[np.float64]
 # dcm2niix lets each differ by 1e-4, ITK by 1e-6. What counts is how far that moves a slice.
 _PARALLEL = 0.5  # of a pixel: how far the centre of a slice may move if its plane is the common one
 _MOST_PLANES = 8  # more are not distinguished
-_STRAY = (
-    0.25  # of the slices: this many may be in another plane before the series counts as a localizer
-)
+_STRAY = 0.25  # of the slices may be in another plane before a series counts as a localizer
 _SAME_PLACE_MM = 0.05
 _UNEVEN = 0.05  # of the spacing: positions off the even grid by more are not a stack
 _OFF_LINE = 0.25  # of a pixel: the same within the plane

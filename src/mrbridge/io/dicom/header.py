@@ -126,11 +126,9 @@ class Slice:
     @property
     def patient(self) -> dict[str, str]:
         """Identifier, name and birth date as far as they are known, without case and spaces."""
-        texts = {}
-        for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
-            letters = (letter for letter in self.text(keyword).casefold() if letter.isalnum())
-            texts[keyword] = "".join(letters)
-        return {keyword: value for keyword, value in texts.items() if value}
+        keywords = ("PatientID", "PatientName", "PatientBirthDate")
+        texts = {one: "".join(filter(str.isalnum, self.text(one).casefold())) for one in keywords}
+        return {keyword: text for keyword, text in texts.items() if text}
 
     def text(self, keyword: Keyword) -> str:
         """The value of a tag as one line, empty if it is absent."""

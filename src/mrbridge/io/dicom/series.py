@@ -27,9 +27,7 @@ from mrbridge.io.dicom.geometry import (
 from mrbridge.io.dicom.header import Slice, slices_of
 from mrbridge.volume import check_size
 
-UNREADABLE = ("no image", "screen save", "mosaic")
-"""Kinds that `--force` does not read."""
-
+UNREADABLE = ("no image", "screen save", "mosaic")  # kinds that `--force` does not read
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 _OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
 _ALL_NAMED = 5  # images named in one message

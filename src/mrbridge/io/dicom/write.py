@@ -74,8 +74,7 @@ _SCANNER = (
 )
 _TOP = 65535
 _ALIGNED_MM = 1e-3
-_HEAD = 1 << 16
-"""Bytes within which a file that mrbridge wrote names its series."""
+_HEAD = 1 << 16  # bytes within which a file that mrbridge wrote names its series
 
 
 @dataclass(frozen=True)
@@ -205,8 +204,8 @@ def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
 
 def _order(series: Series) -> list[int]:
     """Positions in the order of the instance numbers of the source."""
-    places = list(range(len(series.stack.order)))
-    ends = [series.stack.order[place] for place in (0, -1)]
+    order = series.stack.order
+    places, ends = list(range(len(order))), (order[0], order[-1])
     first, last = (series.slices[n].number("InstanceNumber") for n in ends if n is not None)
     return places[::-1] if first is not None and last is not None and first > last else places
 
