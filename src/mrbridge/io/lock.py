@@ -128,7 +128,7 @@ class _FileLock:
 
     def remove_if_dead(self) -> None:
         """Remove it if its holder has ended."""
-        if self._is_dead(self.read()):
+        if _is_dead(self.read() or {}, self._age):
             self.remove()
 
     def _stamp(self) -> tuple[int, int] | None:
