@@ -43,11 +43,10 @@ def find_scans(
     Args:
         source: a BIDS dataset, raw or of derivatives (what is outside of `sub-*/[ses-*/]anat`
             or is listed in `.bidsignore` is left out; a column `split` of `participants.tsv`
-            counts); a folder or zip of DICOM files, whose timing tells the
-            contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
-            names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
-            session, contrast, path (relative to the table, or a URL) and optionally split; or a
-            list of two folders, in the order of `contrasts`. Any of them may be named by URL.
+            counts); a folder or zip of DICOM files, whose timing tells the contrasts; any other
+            folder, in which file and folder names tell contrast and subject; a table
+            (`scans_of_table`); or a list of two folders, in the order of `contrasts`. Any of them
+            may be named by URL.
         contrasts: BIDS suffixes, or names of the user's own, such as `CT`. Scans of others are
             ignored.
         datatypes: of a BIDS dataset, the folders of a subject that hold the scans; `*` means any,

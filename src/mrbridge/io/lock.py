@@ -206,8 +206,8 @@ class _ObjectLock:
 
 
 def _is_dead(holder: Holder, age: Callable[[Holder], float]) -> bool:
-    """Whether a holder has ended: its process on this machine, or, on another one, what renews the
-    lock; `age` gives the seconds since then."""
+    """Whether a holder has ended: on this machine by its process, on another one by the age of its
+    lock in seconds."""
     pid, start = holder.get("pid"), holder.get("start")
     if holder.get("machine") == this_machine() and isinstance(pid, int):
         return not is_alive(pid, start if isinstance(start, int) else None)

@@ -201,10 +201,8 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
     """The metadata of a scan from all sidecars that apply to it (inheritance principle).
 
     A sidecar applies to every scan at or below its folder whose name has the same suffix and all
-    its entities. A nearer sidecar takes precedence; in one folder, one with more entities.
-
-    Returns:
-        The fields; a sidecar that cannot be read is skipped, with a warning.
+    its entities. A nearer sidecar takes precedence; in one folder, one with more entities. One
+    that cannot be read is skipped, with a warning.
 
     Source: BIDS 1.10, common principles, "The Inheritance Principle".
     """

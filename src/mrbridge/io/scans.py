@@ -140,11 +140,8 @@ class Selection:
     queries: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def apply(self, found: FoundScans, root: Path) -> FoundScans:
-        """Keep the scans that are wanted, and list the others as ignored, with the reason.
-
-        Raises:
-            InputError: the dataset has no such participant or session.
-        """
+        """Keep the scans that are wanted, and list the others as ignored, with the reason. A
+        participant or session that the dataset does not have is an InputError."""
         present = {
             "participant": {path.name[4:] for path in root.glob("sub-*") if path.is_dir()},
             "session": {path.name[4:] for path in root.glob("sub-*/ses-*") if path.is_dir()}

@@ -243,12 +243,8 @@ calm = Shared(_calm)
 
 @contextmanager
 def nameless(root: Path) -> Iterator[None]:
-    """Let errors name files of a study by number if they may be named after the patient, as some
-    scanners do; `IM0003` and UIDs stay.
-
-    Args:
-        root: the folder or zip; a path that the user named appears in messages unchanged.
-    """
+    """Let errors name files of a study, a folder or zip, by number if they may be named after the
+    patient, as some scanners do; `IM0003`, UIDs and the path that the user named stay."""
     try:
         yield
     except InputError as error:

@@ -92,10 +92,7 @@ def is_localizer(slices: Sequence[Slice]) -> bool:
 
 
 def arrange(slices: Sequence[Slice]) -> Geometry:
-    """Sort slices by position.
-
-    Args:
-        slices: those of one series, at least one, in any order.
+    """Sort the slices of one series, at least one, by position.
 
     Raises:
         InputError: without a path: no position or spacing, planes that are not parallel, two
