@@ -200,11 +200,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def about(path: Path | None) -> Iterator[None]:
-    """Within it, errors of input and output that name no file are about `path`."""
+def about(path: Path | None, kind: type[MrbridgeError] = InputError) -> Iterator[None]:
+    """Within it, errors of a kind that name no file are about `path`."""
     try:
         yield
-    except (InputError, OutputError) as error:
+    except kind as error:
         error.path = error.path or path
         raise
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, MrbridgeWarning, OutputError
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, about
 from mrbridge.io import image2d
 from mrbridge.io.atomic import reading, suffix_of, writing
 from mrbridge.io.contrast import of_path
@@ -124,7 +124,7 @@ def write(
         synthetic_note = _UNNAMED_NOTE
     if synthetic_note is not None and not synthetic_note.lower().startswith("synthetic"):
         synthetic_note = f"synthetic: {synthetic_note}"
-    with writing(path):
+    with writing(path), about(path):  # what was written is read
         if form == "nifti":
             from mrbridge.io import nifti
 

@@ -180,7 +180,7 @@ def sha256_of(path: str | Path) -> str:
 
 @contextmanager
 def reading(path: Path, remedy: str = "Check the file.") -> Iterator[None]:
-    """Within it, errors of the system, and errors that name no file, are about reading `path`."""
+    """Within it, errors of the system, and InputErrors without a path, are about reading `path`."""
     with about(path):
         try:
             yield
@@ -191,8 +191,8 @@ def reading(path: Path, remedy: str = "Check the file.") -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within it, errors of the system, and errors that name no file, are about writing `path`."""
-    with about(path):
+    """Within it, errors of the system, and OutputErrors without one, are about writing `path`."""
+    with about(path, OutputError):
         try:
             yield
         except OSError as error:
