@@ -267,7 +267,6 @@ def _bidsignore(file: Path) -> Callable[[str], bool]:
 def _in_dicom(
     root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
-    """Series below `root`, all of the contrast `wanted` if given."""
     from mrbridge.io.dicom.scans import find_scans  # takes half a second
 
     return find_scans(root, wanted, allow_gaps=allow_gaps, force=force)
