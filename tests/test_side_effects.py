@@ -122,14 +122,14 @@ def test_pictures_read_in_overlapping_threads_leave_no_filter(
     a_is_in, b_is_in, a_is_out = Event(), Event(), Event()
     original = image2d._check_whole
 
-    def check_whole(data: bytes, path: Path) -> None:
+    def check_whole(data: bytes) -> None:
         if not a_is_in.is_set():
             a_is_in.set()
             assert b_is_in.wait(10)
         else:
             b_is_in.set()
             assert a_is_out.wait(10)
-        original(data, path)
+        original(data)
 
     monkeypatch.setattr(image2d, "_check_whole", check_whole)
     before = list(warnings.filters)

@@ -197,6 +197,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def about(path: Path | None, kind: type[MrbridgeError] = InputError) -> Iterator[None]:
+    """Within it, errors of a kind that name no file are about `path`."""
+    try:
+        yield
+    except kind as error:
+        error.path = error.path or path
+        raise
+
+
+@contextmanager
 def at_work_on(path: Path) -> Iterator[None]:
     """Within it, lack of memory is an error of the file at `path`.
 

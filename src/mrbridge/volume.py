@@ -100,8 +100,8 @@ class Volume:
         affine: (4, 4) float64, from voxel index (i, j, k, 1) to RAS+ millimetres; None for a 2D
             image, which has no position in space.
         header: the header of the file (`nibabel.Nifti1Header`, `io.image2d.Image2DHeader` or
-            `io.dicom.DicomHeader`), kept so that it can be written back; None for a volume that
-            was not read from a file.
+            `io.dicom.Series`), kept so that it can be written back; None for a volume that was not
+            read from a file.
         contrast: its BIDS suffix if known (`T1w`, `T2w`, `PDw`, `FLAIR`).
         other: why it is known to be none of these contrasts, as in "is a phase image"; None if
             nothing of the kind is known.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ from tests.studies import (
 from mrbridge import io
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.inspection.inspect import inspect
-from mrbridge.io.dicom import DicomHeader, find_series
-from mrbridge.io.formats import begins_with_data_set
+from mrbridge.io.dicom import Series, find_series
+from mrbridge.io.formats import starts_as_dicom
 from mrbridge.volume import Volume
 
 
@@ -298,7 +299,7 @@ class TestWithoutPreamble:
         random = np.random.default_rng(0)
         for start in (b"\x08\x00", b"\x00\x08", b"\x02\x00", b"\x08\x00\x05\x00"):
             for _ in range(500):
-                assert not begins_with_data_set(start + random.bytes(500))
+                assert not starts_as_dicom(BytesIO(start + random.bytes(500)))
 
 
 class TestClassicFrames:
@@ -576,8 +577,8 @@ def test_gaps_are_filled_where_allowed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.voxels[:, :, present], volume.voxels[:, :, present])
     one, four = (volume.voxels[:, :, k].astype(np.float32) for k in (1, 4))
     np.testing.assert_allclose(read.voxels[:, :, 2], (2 * one + four) / 3, rtol=1e-6)
-    assert isinstance(read.header, DicomHeader)
-    assert read.header.filled == (2, 3)
+    assert isinstance(read.header, Series)
+    assert read.header.stack.missing == (2, 3)
     assert "filled by interpolation" in read.notes[0]
 
 

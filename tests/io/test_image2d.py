@@ -40,8 +40,7 @@ def test_mode_and_depth_are_kept(
     path = tmp_path / f"in{suffix}"
     Image.fromarray(pixels).save(path)
     volume = io.read(path)
-    assert volume.header == Image2DHeader("PNG" if suffix == ".png" else "TIFF", mode, 8)
-    assert volume.header.channels == (1 if mode == "L" else pixels.shape[2])
+    assert volume.header == Image2DHeader(mode, 8)
     np.testing.assert_array_equal(volume.voxels[:, :, 0], GREY)
     out = io.write(volume, tmp_path / f"out{suffix}")
     with Image.open(out) as image:
@@ -332,7 +331,7 @@ def test_pixels_that_fill_a_block_to_the_last(tmp_path: Path) -> None:
 def test_values_are_rounded_and_clipped(depth: int, tmp_path: Path) -> None:
     top = 2**depth - 1
     voxels = np.array([[-5.0, 0.4, 0.6], [top - 0.4, top + 0.6, 1e9]], np.float32)[:, :, None]
-    path = io.write(Volume(voxels, None, Image2DHeader("PNG", "L", depth)), tmp_path / "out.png")
+    path = io.write(Volume(voxels, None, Image2DHeader("L", depth)), tmp_path / "out.png")
     assert io.read(path).voxels.ravel().tolist() == [0, 0, 1, top, top, top]
 
 
@@ -345,10 +344,10 @@ def test_what_a_2d_image_cannot_hold(tmp_path: Path) -> None:
 
 
 def test_jpeg_of_a_colour_header(tmp_path: Path) -> None:
-    volume = Volume(GREY[:, :, None], None, Image2DHeader("PNG", "RGBA", 8))
+    volume = Volume(GREY[:, :, None], None, Image2DHeader("RGBA", 8))
     with Image.open(io.write(volume, tmp_path / "a.jpg")) as image:
         assert image.mode == "RGB"
-    assert io.read(tmp_path / "a.jpg").header == Image2DHeader("JPEG", "RGB", 8)
+    assert io.read(tmp_path / "a.jpg").header == Image2DHeader("RGB", 8)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
@@ -363,8 +362,8 @@ def test_any_reader_sees_the_mark(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "header"),
     [
-        ("seed-png/TrainT1/Image #10.png", Image2DHeader("PNG", "L", 8)),
-        ("ixi-slices/T2/slice-01.png", Image2DHeader("PNG", "L", 16)),
+        ("seed-png/TrainT1/Image #10.png", Image2DHeader("L", 8)),
+        ("ixi-slices/T2/slice-01.png", Image2DHeader("L", 16)),
     ],
 )
 def test_real_2d_images(

@@ -167,9 +167,11 @@ def _find(request: Request, root: Path, out: Path) -> Found:
     for label in selection.participants:
         if label not in subjects:
             log.warning("sub-%s: has no %s scan that fits the selection", label, in_words(taken))
-    if selection.origin is not None and not selection.queries.keys() & set(taken):
+    if settings.bids_filter is not None and not selection.queries.keys() & set(taken):
         log.warning(
-            "%s: has no query '%s', so it leaves out nothing", selection.origin, taken[0].lower()
+            "%s: has no query '%s', so it leaves out nothing",
+            settings.bids_filter,
+            taken[0].lower(),
         )
     return _by_session(request, outside(prefer_raw(chosen), out), root, out)
 

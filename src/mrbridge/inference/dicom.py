@@ -15,7 +15,6 @@ from mrbridge.io import FORMATS, ownership
 from mrbridge.io.atomic import sha256_of, sidecar_path, suffix_of
 from mrbridge.io.dicom import (
     PARAMETRIC_MAP,
-    DicomHeader,
     Listing,
     Origin,
     Series,
@@ -65,7 +64,7 @@ def translate_series(request: Request, path: Path, out: Path) -> Translation:
         scan = read_series(chosen, allow_gaps=settings.allow_gaps)
     synthesis = synthesise(request, scan, path)
     sidecar = provenance(request, synthesis, source, lambda file: f"sha256:{sha256_of(file)}")
-    series, left_out = _series_entry(scan), _left_out(listing, chosen)
+    series, left_out = _series_entry(chosen, scan), _left_out(listing, chosen)
     for line in _lines(left_out):
         log.info("left out: %s", line)
     if form == "nifti":
@@ -122,11 +121,8 @@ def _check_place(path: Path, out: Path, form: str) -> None:
     must_be_ours(out)
 
 
-def _series_entry(scan: Volume) -> dict[str, Any]:
+def _series_entry(series: Series, scan: Volume) -> dict[str, Any]:
     """The series that was translated. By UID only: folders often bear the name of the patient."""
-    header = scan.header
-    assert isinstance(header, DicomHeader)
-    series = header.series
     return {
         "uid": series.uid,
         "number": series.number,
@@ -134,7 +130,7 @@ def _series_entry(scan: Volume) -> dict[str, Any]:
         "contrast_reason": series.identity.reason,
         "slices": len(series.slices),
         "echoes": len(series.echoes),
-        "interpolated_mm": [round(header.geometry.positions[n], 3) for n in header.filled],
+        "interpolated_mm": [round(series.stack.positions[n], 3) for n in series.stack.missing],
         "notes": list(scan.notes),
     }
 

@@ -109,7 +109,7 @@ def _affine_of(
     affine, header = np.asarray(image.affine, np.float64), image.header
     if isinstance(header, Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
         notes: list[str] = []
-        affine = find_affine(header.copy(), shape, None, assume, notes)
+        affine = find_affine(header.copy(), shape, assume, notes)
         for note in notes:
             warnings.warn(note, MrbridgeWarning, stacklevel=4)
     _check_affine(affine)

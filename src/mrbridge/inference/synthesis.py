@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, SettingsError
+from mrbridge.errors import InputError, SettingsError, about
 from mrbridge.inference.additional_scans import AdditionalScan, PlacedScan, place
 from mrbridge.inference.input_check import check
 from mrbridge.inference.output_grid import OutputGrid
@@ -182,16 +182,13 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         _check_2d(request, scan, path)
     source, grid = scan, None
     if request.grid is not None:
-        try:
+        with about(path):
             grid = request.grid.for_scan(scan)
-        except InputError as error:
-            error.path = error.path or path
-            raise
         scan = request.grid.refined(scan, grid, standard.spacing_mm)
     if source.contrast is None and not source.other and request.additional:
         scan = replace(scan, contrast=request.assumed(to))
     placed = place(request, scan, to)
-    try:
+    with about(path):  # the voxels do not know their file
         known, is_head = request.bundle.contrasts, standard.foreground == "head"
         verdict, found = check(scan, to, known, is_head=is_head, force=settings.force)
         if source.contrast is None:
@@ -207,8 +204,6 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
             uncertainty=settings.uncertainty,
             preprocessed=preprocessed,
         )
-    except InputError as error:  # of the voxels, which do not know their file
-        raise type(error)(error.what, path=error.path or path, remedy=error.remedy) from error
     uncertainty, rounding = None, None
     if volume.uncertainty is not None:
         uncertainty = replace(volume, voxels=volume.uncertainty, uncertainty=None)

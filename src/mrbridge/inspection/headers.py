@@ -192,7 +192,8 @@ def _file_item(file: Path, root: Path) -> Item:
     try:
         fetch(file)
         if is_2d(file):
-            shape, synthetic = image2d.read_header(file)
+            volume = image2d.read(file)
+            shape, synthetic = volume.voxels.shape, volume.synthetic
         else:
             shape, steps, synthetic = nifti.read_header(file)
             spacing = tuple(round(step, 4) for step in steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, OutputError
+from mrbridge.errors import InputError, MrbridgeWarning, OutputError, about
 from mrbridge.io import image2d
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import reading, suffix_of, writing
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.remote import fetch, localise
@@ -71,21 +72,17 @@ def read(
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(what, path=path, remedy="Give the path of a scan.")
-    try:
+    with reading(path):
         if form == "nifti":
             from mrbridge.io import nifti  # nibabel, which 2D images do not need
 
             result = nifti.read(path, volume=volume, assume=assume)
         elif volume:
-            raise InputError(
-                "is a 2D image: it has no volumes", path=path, remedy="Leave out volume."
-            )
+            raise InputError("is a 2D image: it has no volumes", remedy="Leave out volume.")
         else:
             result = image2d.read(path)
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror or error})", path=path, remedy="Check the file."
-        ) from error
+    for note in result.notes:
+        warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     # Only the nearest folder: further up, a name says little about this file.
     identity = of_path(Path(path.resolve().parent.name, path.name))
     other = identity.objection if not result.synthetic or identity.is_other else None
@@ -127,10 +124,11 @@ def write(
         synthetic_note = _UNNAMED_NOTE
     if synthetic_note is not None and not synthetic_note.lower().startswith("synthetic"):
         synthetic_note = f"synthetic: {synthetic_note}"
-    if form == "nifti":
-        from mrbridge.io import nifti
+    with writing(path), about(path):  # what was written is read
+        if form == "nifti":
+            from mrbridge.io import nifti
 
-        nifti.write(volume, path, synthetic_note, sidecar)
-    else:
-        image2d.write(volume, path, synthetic_note)
+            nifti.write(volume, path, synthetic_note, sidecar)
+        else:
+            image2d.write(volume, path, synthetic_note)
     return path

@@ -1,7 +1,8 @@
 """Atomic writing, JSON files and checksums.
 
 A result is written to a temporary file in the same folder, flushed to disk and renamed, so that at
-any instant an old file is whole and a new one is whole or absent.
+any instant an old file is whole and a new one is whole or absent. Whatever writes raises an
+OutputError if a file or its folder cannot be written; whatever reads, an InputError.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mrbridge.errors import InputError, OutputError, must_be_here
+from mrbridge.errors import InputError, OutputError, about, must_be_here
 from mrbridge.io.remote import fetch, remove, upload
 from mrbridge.io.temporary import discard, sweep, temporary_name
 from mrbridge.json_text import parse_json
@@ -52,9 +53,6 @@ def atomic_path(path: str | Path, sidecar: Callable[[Path], Any] | None = None) 
         sidecar: returns the content of the file's sidecar, from the path of the complete file. A
             sidecar is never next to an image that it does not describe: the old one goes just
             before the new file takes its place.
-
-    Raises:
-        OutputError: the folder or the file cannot be written.
     """
     path = Path(path)
     with _new_file(path) as temporary:
@@ -84,12 +82,9 @@ def _new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file that may take the place of `path`, in its folder."""
     must_be_here(path)
     with writing(path):
-        if path.is_dir():
-            raise OutputError("is a folder", path=path, remedy="Choose another name.")
         if path.exists() and not path.is_file():
-            raise OutputError(
-                "is a pipe or a device, not a file", path=path, remedy="Choose another name."
-            )
+            what = "is a folder" if path.is_dir() else "is a pipe or a device, not a file"
+            raise OutputError(what, remedy="Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as temporary:
             yield temporary
@@ -97,11 +92,7 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 def settle(finished: Path, path: Path) -> None:
     """Flush a finished file to disk and give it its final name, in the same folder; if the folder
-    is the mirror of a URL, send it there first.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    is the mirror of a URL, send it there first."""
     with writing(path):
         upload(finished, path)
         _keep_mode(path, finished)
@@ -123,9 +114,6 @@ def atomic_folder(path: str | Path, *, flushed: bool = False) -> Iterator[Path]:
 
     Its files are flushed to disk one by one only if `flushed`: a prepared scan has hundreds of
     files, and a checksum that shows damage when it is read.
-
-    Raises:
-        OutputError: the folder cannot be written.
     """
     path = Path(path)
     must_be_here(path)
@@ -153,20 +141,13 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically.
 
     Bytes of file names that are not text (surrogates in Python) are written as escapes.
-
-    Raises:
-        OutputError: it cannot be written.
     """
     with atomic_path(path) as temporary:
         _write(temporary, text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as readable JSON, atomically. NaN and infinity are refused (ValueError).
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write `value` as readable JSON, atomically. NaN and infinity are refused (ValueError)."""
     write_text(path, _as_json(value))
 
 
@@ -179,13 +160,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
-    """The content of a JSON file, local or remote.
-
-    Args:
-        constant: returns the value of NaN and infinities, as for `parse_json`.
+    """The content of a JSON file, local or remote; arguments as for `parse_json`.
 
     Raises:
-        InputError: it is remote and cannot be fetched.
         OSError: it cannot be read.
         ValueError: it is not JSON.
     """
@@ -194,36 +171,35 @@ def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> Any:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal.
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    path = Path(path)
+    fetch(path)
+    with reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Raises:
-        InputError: it cannot be read.
-    """
-    fetch(Path(path))
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", path=path, remedy="Check the file."
-        ) from None
+
+@contextmanager
+def reading(path: Path, remedy: str = "Check the file.") -> Iterator[None]:
+    """Within it, errors of the system, and InputErrors without a path, are about reading `path`."""
+    with about(path):
+        try:
+            yield
+        except OSError as error:
+            what = f"cannot be read ({error.strerror or error})"
+            raise InputError(what, remedy=remedy) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within it, errors of the system are errors of writing to `path`.
-
-    Raises:
-        OutputError: there was one.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})",
-            path=path,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from error
+    """Within it, errors of the system, and OutputErrors without one, are about writing `path`."""
+    with about(path, OutputError):
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written ({error.strerror or error})",
+                remedy="Check the free space and the permissions, or choose another place.",
+            ) from error
 
 
 @contextmanager

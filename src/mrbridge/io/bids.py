@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning, must_exist
 from mrbridge.io import names
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
@@ -23,9 +23,7 @@ from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.io.temporary import is_temporary
 from mrbridge.volume import CONTRASTS
 
-NOT_RAW = ("derivatives", "sourcedata", "code")
-"""Folders of a BIDS dataset that hold no raw scans, at any depth."""
-
+NOT_RAW = ("derivatives", "sourcedata", "code")  # their folders hold no raw scans, at any depth
 _PLACE = re.compile(r"sub-(?P<sub>[^/]+)/(?:ses-(?P<ses>[^/]+)/)?(?:(?P<datatype>[^/]+)/)?[^/]+")
 _SUFFIXES = {contrast.lower(): contrast for contrast in CONTRASTS}  # T1w of T1W
 _CASE_REMEDY = ", and also if their files go to Windows or macOS, where one would replace the other"
@@ -45,11 +43,10 @@ def find_scans(
     Args:
         source: a BIDS dataset, raw or of derivatives (what is outside of `sub-*/[ses-*/]anat`
             or is listed in `.bidsignore` is left out; a column `split` of `participants.tsv`
-            counts); a folder or zip of DICOM files, whose timing tells the
-            contrasts (see `mrbridge.io.dicom.scans`); any other folder, in which file and folder
-            names tell contrast and subject; a `.csv` or `.tsv` table with the columns subject,
-            session, contrast, path (relative to the table, or a URL) and optionally split; or a
-            list of two folders, in the order of `contrasts`. Any of them may be named by URL.
+            counts); a folder or zip of DICOM files, whose timing tells the contrasts; any other
+            folder, in which file and folder names tell contrast and subject; a table
+            (`scans_of_table`); or a list of two folders, in the order of `contrasts`. Any of them
+            may be named by URL.
         contrasts: BIDS suffixes, or names of the user's own, such as `CT`. Scans of others are
             ignored.
         datatypes: of a BIDS dataset, the folders of a subject that hold the scans; `*` means any,
@@ -93,17 +90,14 @@ def _found(
         error = not_fetched(path)
         if error is not None:
             raise error
-        if not path.exists():
-            raise InputError("does not exist", path=path, remedy="Check the path.")
+        must_exist(path)
     if len(paths) == 2 and all(path.is_dir() for path in paths):
-        found = [
+        one, other = (
             (_in_dicom if is_dicom(path) else _in_folder)(path, contrast, force=force)
             for path, contrast in zip(paths, contrasts, strict=True)
-        ]
-        return FoundScans(
-            _with_people([scan for part in found for scan in part.scans]),
-            [item for part in found for item in part.ignored],
         )
+        scans, ignored = one.scans + other.scans, one.ignored + other.ignored
+        return FoundScans(_with_people(scans), ignored)
     if len(paths) == 1 and is_dicom(paths[0]):
         return _in_dicom(paths[0], None, allow_gaps=allow_gaps)
     if len(paths) == 1 and paths[0].is_dir():
@@ -273,7 +267,6 @@ def _bidsignore(file: Path) -> Callable[[str], bool]:
 def _in_dicom(
     root: Path, wanted: str | None, *, allow_gaps: bool = False, force: bool = False
 ) -> FoundScans:
-    """Series below `root`, all of the contrast `wanted` if given."""
     from mrbridge.io.dicom.scans import find_scans  # takes half a second
 
     return find_scans(root, wanted, allow_gaps=allow_gaps, force=force)
@@ -316,12 +309,8 @@ def told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
     if not several:
         return list(scans)
     example = ", ".join("/".join(folders) for folders in sorted(places[several[0]])[:2])
-    warnings.warn(
-        f"{root}: {len(several)} names of subjects are in several folders, and are treated as "
-        f"several people: {example}",
-        MrbridgeWarning,
-        stacklevel=2,
-    )
+    what = f"{len(several)} names of subjects are in several folders, and are treated as several"
+    warn_about(root, f"{what} people: {example}")
     return [
         replace(scan, subject="_".join(dict.fromkeys([*own[scan.path], str(scan.subject)])))
         if scan.subject in several and scan.path in own
@@ -332,13 +321,10 @@ def told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
 
 def _with_people(scans: Sequence[Scan]) -> list[Scan]:
     """Scans; 2D images get a subject if their names distinguish people."""
-    unknown = [s.name for s in scans if s.subject is None and is_2d(s.path)]
-    people = names.tell_people_apart(unknown)
+    unknown = {scan: scan.name for scan in scans if scan.subject is None and is_2d(scan.path)}
+    people = names.tell_people_apart(list(unknown.values()))
     return [
-        replace(scan, subject=people[scan.name])
-        if scan.subject is None and scan.name in people and is_2d(scan.path)
-        else scan
-        for scan in scans
+        replace(scan, subject=people.get(scan.name)) if scan in unknown else scan for scan in scans
     ]
 
 

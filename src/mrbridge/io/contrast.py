@@ -16,20 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from mrbridge.io import vocabulary
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import BidsName, parse_name
-from mrbridge.io.vocabulary import (
-    AFTER,
-    BOTH,
-    CONTRASTS,
-    GLUED,
-    OTHERS,
-    SPACE,
-    SYNTHETIC,
-    WEAK_OTHERS,
-    WITHOUT,
-)
-from mrbridge.volume import CONTRASTS as SUFFIXES
+from mrbridge.volume import CONTRASTS
 
 # Before a BIDS suffix, words for these are labels chosen by a user: `tilt-affine_T1w`.
 _LABELS = ("transformation", "calibration")
@@ -108,7 +98,7 @@ def recognised(contrasts: Iterable[str]) -> Iterator[None]:
     They are BIDS suffixes or words, in upper or lower case, and take precedence over the rules.
     Those of `mrbridge.volume.CONTRASTS` are always recognised.
     """
-    own = {one.lower(): one for one in contrasts if one not in SUFFIXES}
+    own = {one.lower(): one for one in contrasts if one not in CONTRASTS}
     token = _OWN.set({**_OWN.get(), **own})
     try:
         yield
@@ -122,21 +112,16 @@ def own_contrasts() -> Mapping[str, str]:
 
 
 def of_path(path: str | Path) -> Identity:
-    """Identify a file from its path: its name first, then the nearest folder that names something.
+    """Identify a file from its path, relative to what the user named: folders above say nothing.
 
-    Args:
-        path: relative to what the user named, so that folders above say nothing.
-
-    Returns:
-        By its BIDS name, if it has one; otherwise by the words in its name; otherwise by its
-        folders (`TrainT1`, `masks`), the nearest first. All files below a folder of masks are
-        masks.
+    Its BIDS name decides, if it has one; otherwise the words in its name; otherwise its folders
+    (`TrainT1`, `masks`), the nearest first. All files below a folder of masks are masks.
     """
     path = Path(path)
     name, stem = parse_name(path), stem_of(path)
     if name is not None:  # without the labels of subjects and sessions: `sub-PD01_T1`
         stem = re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem)
-    word = SYNTHETIC.search(normalised(stem))
+    word = vocabulary.SYNTHETIC.search(normalised(stem))
     synthetic = None if word is None else f"is synthetic, by '{word[0]}' in its name"
     return replace(_of_path(path, name, stem), synthetic=synthetic)
 
@@ -179,7 +164,7 @@ def of_bids_name(name: BidsName) -> Identity:
     own = _OWN.get().get(name.suffix.lower())
     if own is None and name.suffix in _OTHER_SUFFIXES:
         return something_else("suffix", f"has the BIDS suffix {name.suffix}")
-    if own is None and name.suffix not in SUFFIXES:
+    if own is None and name.suffix not in CONTRASTS:
         return Identity(reason=f"has the suffix {name.suffix}, which is not a contrast")
     for entity in _FREE_ENTITIES:
         label = name.entities.get(entity, "")
@@ -211,7 +196,7 @@ def _of_stem(stem: str) -> Identity:
 @lru_cache(maxsize=4096)
 def _unglued(word: str) -> tuple[str, ...] | None:
     """A word split into words of `GLUED` and trailing numbers; None if that is impossible."""
-    if word in GLUED or word.isdigit():
+    if word in vocabulary.GLUED or word.isdigit():
         return (word,)
     if counted := re.fullmatch(r"(\d+)([a-z]{4,}\d*)", word):  # 1InverseWarp
         return (counted[1], *(_unglued(counted[2]) or (counted[2],)))
@@ -221,7 +206,7 @@ def _unglued(word: str) -> tuple[str, ...] | None:
         first, rest = word[:size], word[size:]
         cut_number = first[-1].isdigit() and rest[0].isdigit()
         short_name = size < 3 and rest.isdigit()  # GD01 is a person
-        if first in GLUED and not cut_number and not short_name:
+        if first in vocabulary.GLUED and not cut_number and not short_name:
             others = _unglued(rest)
             if others is not None:
                 return (first, *others)
@@ -247,17 +232,10 @@ def normalised(text: str) -> str:
 
 
 def of_text(text: str) -> Identity:
-    """Identify an image from a name or description.
-
-    Args:
-        text: one name without its folders and suffix, or one description.
-
-    Returns:
-        The contrast, something else with the reason, or an identity that `is_unknown`.
-    """
+    """Identify an image from a name, without its folders and suffix, or from a description."""
     own, text = _own_contrasts(text)
     words = normalised(text)
-    other = _first(OTHERS, words)
+    other = _first(vocabulary.OTHERS, words)
     if other is not None and not (other.kind in _LABELS and _ENDS_WITH_SUFFIX.search(words)):
         return other
     agent = agent_in(text)
@@ -272,7 +250,9 @@ def of_text(text: str) -> Identity:
         return Identity(contrasts.pop(), "by its name")
     if contrasts:
         return Identity(reason=f"its name says {' and '.join(sorted(contrasts))}")
-    return _first(WEAK_OTHERS, words) or Identity(reason="its name does not state its contrast")
+    return _first(vocabulary.WEAK_OTHERS, words) or Identity(
+        reason="its name does not state its contrast"
+    )
 
 
 def _own_contrasts(text: str) -> tuple[set[str], str]:
@@ -304,10 +284,10 @@ def agent_in(text: str) -> str | None:
     `T1 PRE GD`, `sans injection` and `T1 nativ` say that it was not.
     """
     words = normalised(text)
-    both = BOTH.search(words)
+    both = vocabulary.BOTH.search(words)
     if both:
         return both[0]
-    found = AFTER.search(WITHOUT.sub(" ", words))
+    found = vocabulary.AFTER.search(vocabulary.WITHOUT.sub(" ", words))
     return found[0] if found else None
 
 
@@ -315,17 +295,17 @@ def says_no_agent(text: str) -> bool:
     """Whether words say that the scan was acquired without or before a contrast agent."""
     words = normalised(text)
     return agent_in(text) is None and bool(
-        WITHOUT.search(words)
+        vocabulary.WITHOUT.search(words)
         or re.search(r"\b(?:pre|nativ[aeo]?|natif|basale?|unenhanced|plain)\b", words)
     )
 
 
 def _contrasts(words: str) -> set[str]:
     """The contrasts that are named, without the space of registration and what FLAIR implies."""
-    without_space = SPACE.sub(" ", words)
-    if any(pattern.search(without_space) for _, _, pattern in CONTRASTS):
+    without_space = vocabulary.SPACE.sub(" ", words)
+    if any(pattern.search(without_space) for _, _, pattern in vocabulary.CONTRASTS):
         words = without_space
-    found = {(c, how) for c, how, pattern in CONTRASTS if pattern.search(words)}
+    found = {(c, how) for c, how, pattern in vocabulary.CONTRASTS if pattern.search(words)}
     # T1 may be a point in time: a "T1w" next to it is the contrast.
     full = {contrast for contrast, how in found if how == "full"}
     contrasts = {contrast for contrast, _ in found}

@@ -20,12 +20,6 @@ FORMATS = {".nii": "nifti", ".nii.gz": "nifti"} | dict.fromkeys(
 _START = 4096  # bytes of a file that tell whether it is DICOM
 _ELEMENTS = 3  # this many in order are not a coincidence
 _UNDEFINED = 0xFFFFFFFF  # the length of a sequence that ends with a delimiter
-# Value representations with a length of two and of four bytes (PS3.5, 7.1.2).
-_SHORT = {
-    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT"),
-    *(b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
-}
-_LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
 
 def is_readable(path: str | Path) -> bool:
@@ -58,50 +52,46 @@ def is_dicom(path: str | Path) -> bool:
 
 def starts_as_dicom(stream: IO[bytes]) -> bool:
     """Whether bytes begin as a DICOM file: any 128 bytes, then DICM (PS3.10, 7.1), or, in old
-    exports, directly with a dataset (PS3.5, 7.1)."""
-    start = stream.read(_START)
-    return start[128:132] == b"DICM" or begins_with_data_set(start)
+    exports, directly with a dataset (PS3.5, 7.1).
 
-
-def begins_with_data_set(start: bytes) -> bool:
-    """Whether bytes are the first elements of a DICOM dataset that has no preamble.
-
-    Its first element is of group 0002 (file meta information) or 0008 (identification), and
-    further ones follow in ascending order, each with an even length that its type allows.
-
-    Args:
-        start: the first 4096 bytes of a file, or all of a shorter one.
+    The first element of a dataset is of group 0002 (file meta information) or 0008
+    (identification), and further ones follow in ascending order, each with an even length that its
+    type allows.
     """
-    return any(
-        _count_elements(start, order, explicit) >= _ELEMENTS
-        for order, explicit in (("<", True), ("<", False), (">", True))
-    )
+    start = stream.read(_START)
+    if start[128:132] == b"DICM":
+        return True
+    if start[:2] not in (b"\2\0", b"\x08\0", b"\0\x08"):
+        return False
+    orders = (("<", True), ("<", False), (">", True))
+    return any(_are_elements(start, order, explicit) for order, explicit in orders)
 
 
-def _count_elements(start: bytes, order: str, explicit: bool) -> int:
-    """The number of dataset elements at the start of the bytes; 0 if they are not a dataset."""
-    place, count, before = 0, 0, (0, 0)
-    while place + 12 <= len(start) and count < _ELEMENTS:
+def _are_elements(start: bytes, order: str, explicit: bool) -> bool:
+    from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
+
+    place, before = 0, (0, 0)
+    for _ in range(_ELEMENTS):
+        if place + 12 > len(start):
+            return False
         tag = struct.unpack_from(f"{order}HH", start, place)
-        if tag <= before or (count == 0 and tag[0] not in (2, 8)):
-            return 0
-        if tag[0] == 2 and order == ">":
-            return 0  # file meta information is little endian
-        kind = start[place + 4 : place + 6]
+        kind = start[place + 4 : place + 6].decode("latin-1")
         if not explicit:
             length, head = struct.unpack_from(f"{order}I", start, place + 4)[0], 8
-        elif kind in _LONG:
+        elif kind in EXPLICIT_VR_LENGTH_32:
             length, head = struct.unpack_from(f"{order}I", start, place + 8)[0], 12
-        elif kind in _SHORT:
+        elif kind in EXPLICIT_VR_LENGTH_16:
             length, head = struct.unpack_from(f"{order}H", start, place + 6)[0], 8
         else:
-            return 0
-        if tag[1] == 0 and length != 4:  # a group's length is four bytes
-            return 0
-        if length % 2 and length != _UNDEFINED:
-            return 0
-        place, count, before = place + head + length, count + 1, tag
-    return count
+            return False
+        is_even = length % 2 == 0 or length == _UNDEFINED
+        is_group_length = tag[1] == 0
+        if tag <= before or not is_even or (is_group_length and length != 4):
+            return False
+        if tag[0] == 2 and order == ">":  # file meta information is little endian
+            return False
+        place, before = place + head + length, tag
+    return True
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -13,11 +13,12 @@ whose lock was overwritten stops before it writes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,10 @@ Holder = dict[str, Any]
 def only_writer(
     folder: Path, message: str = "is being written by another mrbridge"
 ) -> Iterator[None]:
-    """Be the only writer of a folder, which is created if it is missing.
-
-    Args:
-        folder: local, or the mirror of a URL.
-        message: what the error says if another process holds the lock; its process and computer
-            are added.
+    """Be the only writer of a folder, local or the mirror of a URL; it is created if missing.
 
     Raises:
-        OutputError: another process holds it, or the folder cannot be written.
+        OutputError: another process holds it (`message`), or the folder cannot be written.
     """
     url = url_of(folder)
     lock = _FileLock(folder / LOCK) if url is None else _ObjectLock(url)
@@ -102,7 +98,7 @@ class _FileLock:
             holder, stamp = self.read(), self._stamp()
             if stamp is None:
                 continue  # it has been removed meanwhile
-            if not self._is_dead(holder):
+            if not _is_dead(holder or {}, self._age):
                 return False
             # Two may find the same dead holder. Only one creates the file `takeover`; the other
             # then finds another lock than the dead one.
@@ -132,7 +128,7 @@ class _FileLock:
 
     def remove_if_dead(self) -> None:
         """Remove it if its holder has ended."""
-        if self._is_dead(self.read()):
+        if _is_dead(self.read() or {}, self._age):
             self.remove()
 
     def _stamp(self) -> tuple[int, int] | None:
@@ -142,20 +138,17 @@ class _FileLock:
             return None
         return status.st_ino, status.st_mtime_ns
 
-    def _is_dead(self, holder: Holder | None) -> bool:
-        is_here = _is_dead_here(holder or {})
-        if is_here is not None:
-            return is_here
+    def _age(self, _: Holder) -> float:
+        # The clock of a file server may differ from ours: compare with its own.
+        probe = self.path.with_name(f"{LOCK}-{os.getpid()}-now")
         try:
             changed = self.path.stat().st_mtime
-            # The clock of a file server may differ from ours: compare with its own.
-            probe = self.path.with_name(f"{LOCK}-{os.getpid()}-now")
             probe.touch()
             now = probe.stat().st_mtime
             probe.unlink()
         except OSError:
-            return False
-        return now - changed > STALE_SECONDS
+            return 0.0
+        return now - changed
 
 
 class _ObjectLock:
@@ -172,7 +165,7 @@ class _ObjectLock:
             if self._create(me):
                 return self.read() == me
             holder = self.read()
-            if holder is not None and not self._is_dead(holder):
+            if holder is not None and not _is_dead(holder, self._age):
                 return False
             with suppress(FileNotFoundError):
                 self.remove()
@@ -207,19 +200,18 @@ class _ObjectLock:
         return True
 
     @staticmethod
-    def _is_dead(holder: Holder) -> bool:
-        is_here, since = _is_dead_here(holder), holder.get("since")
-        if is_here is not None:
-            return is_here
-        return not isinstance(since, int | float) or time.time() - since > STALE_SECONDS
+    def _age(holder: Holder) -> float:
+        since = holder.get("since")
+        return time.time() - since if isinstance(since, int | float) else math.inf
 
 
-def _is_dead_here(holder: Holder) -> bool | None:
-    """Whether a holder on this machine has ended; None if it is on another machine."""
+def _is_dead(holder: Holder, age: Callable[[Holder], float]) -> bool:
+    """Whether a holder has ended: on this machine by its process, on another one by the age of its
+    lock in seconds."""
     pid, start = holder.get("pid"), holder.get("start")
-    if holder.get("machine") != this_machine() or not isinstance(pid, int):
-        return None
-    return not is_alive(pid, start if isinstance(start, int) else None)
+    if holder.get("machine") == this_machine() and isinstance(pid, int):
+        return not is_alive(pid, start if isinstance(start, int) else None)
+    return age(holder) > STALE_SECONDS
 
 
 def _as_holder(text: str) -> Holder | None:

@@ -1,4 +1,7 @@
-"""Text files of a dataset: its tables of scans and participants, its description, its sidecars."""
+"""Text files of a dataset: its tables of scans and participants, its description, its sidecars.
+
+A file that is needed, and cannot be read or holds something else, is an InputError.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, MrbridgeWarning, about
 from mrbridge.io import names
+from mrbridge.io.atomic import reading
 from mrbridge.io.contrast import of_path, of_text, own_contrasts
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
@@ -26,11 +30,7 @@ _ABSENT = {"", "n/a", "N/A", "NA", "nan", "NaN", "None", "null"}
 
 
 def read_text(file: Path) -> str:
-    """The content of a text file; a warning names its encoding if that is not UTF-8.
-
-    Raises:
-        InputError: it cannot be read, or is not text.
-    """
+    """The content of a text file; a warning names its encoding if that is not UTF-8."""
     text, encoding = _decoded(file)
     _warn_of_encoding(file, encoding)
     return text
@@ -38,13 +38,12 @@ def read_text(file: Path) -> str:
 
 def _decoded(file: Path) -> tuple[str, str]:
     fetch(file)
-    try:
-        return decode(file.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"cannot be read ({reason})", path=file, remedy="Save it as UTF-8 text."
-        ) from None
+    remedy = "Save it as UTF-8 text."
+    with reading(file, remedy):
+        try:
+            return decode(file.read_bytes())
+        except ValueError as error:
+            raise InputError(f"cannot be read ({error})", remedy=remedy) from None
 
 
 def _warn_of_encoding(file: Path, encoding: str) -> None:
@@ -66,51 +65,49 @@ def warn_about(file: Path, what: str) -> None:
 
 
 def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
-    """The scans that a table lists.
+    """The scans that a table lists, a `.csv` or `.tsv` with the columns subject, session, contrast,
+    path (relative to the table, or a URL) and optionally split.
 
     Args:
-        table: a `.csv` or `.tsv` with the columns subject, session, contrast, path (relative to the
-            table, or a URL) and optionally split.
         force: include files whose names say that they are something else, such as masks.
-
-    Raises:
-        InputError: it cannot be read, or a line lacks contrast or path or has an unknown split.
     """
     found, seen = FoundScans([]), set[Scan]()
     rows = _rows(table)
     _warn_of_columns(table, rows)
-    for line, row in rows:
-        missing = [key for key in ("contrast", "path") if not row.get(key)]
-        if missing:
-            raise InputError(
-                f"line {line} has no {' and no '.join(missing)}",
-                path=table,
-                remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
-            )
-        path = path_in_table(row["path"], table.parent)
-        split = names.read_split(row.get("split", ""))
-        if row.get("split") and split is None:
-            raise InputError(
-                f"line {line} has the split '{row['split']}'",
-                path=table,
-                remedy="Use train, val or test, or leave it empty.",
-            )
-        own = own_contrasts().get(row["contrast"].lower())
-        contrast = own or of_text(row["contrast"]).contrast or row["contrast"]
-        identity = of_path(path.name)
-        if identity.objection and not force:
-            found.ignored.append((path, identity.objection))
-            continue
-        subject, session = (
-            None if row.get(key, "") in _ABSENT else row[key] for key in ("subject", "session")
-        )
-        scan = Scan(path, subject, session, contrast, path.name, split)
-        if scan in seen:
-            found.ignored.append((path, "is listed twice"))
-            continue
-        seen.add(scan)
-        found.scans.append(scan)
+    with about(table):
+        scans = [_scan_of_row(row, line, table.parent) for line, row in rows]
+    for scan in scans:
+        objection = of_path(scan.name).objection
+        if objection and not force:
+            found.ignored.append((scan.path, objection))
+        elif scan in seen:
+            found.ignored.append((scan.path, "is listed twice"))
+        else:
+            seen.add(scan)
+            found.scans.append(scan)
     return found
+
+
+def _scan_of_row(row: dict[str, str], line: int, folder: Path) -> Scan:
+    missing = [key for key in ("contrast", "path") if not row.get(key)]
+    if missing:
+        raise InputError(
+            f"line {line} has no {' and no '.join(missing)}",
+            remedy=f"The columns are {', '.join(_COLUMNS)} and optionally split.",
+        )
+    path = path_in_table(row["path"], folder)
+    split = names.read_split(row.get("split", ""))
+    if row.get("split") and split is None:
+        raise InputError(
+            f"line {line} has the split '{row['split']}'",
+            remedy="Use train, val or test, or leave it empty.",
+        )
+    own = own_contrasts().get(row["contrast"].lower())
+    contrast = own or of_text(row["contrast"]).contrast or row["contrast"]
+    subject, session = (
+        None if row.get(key, "") in _ABSENT else row[key] for key in ("subject", "session")
+    )
+    return Scan(path, subject, session, contrast, path.name, split)
 
 
 def _warn_of_columns(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> None:
@@ -138,9 +135,8 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
         table_rows = list(reader)
     except csv.Error as error:
-        raise InputError(
-            f"is not a table ({error})", path=table, remedy="Check its quotes."
-        ) from None
+        what = f"is not a table ({error})"
+        raise InputError(what, path=table, remedy="Check its quotes.") from None
     twice = [name for name in columns if name and columns.count(name) > 1]
     if twice:
         raise InputError(
@@ -194,9 +190,6 @@ def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
 
     Args:
         needed: False treats one that cannot be read as absent, with a warning.
-
-    Raises:
-        InputError: it is needed, and cannot be read or is not a JSON object.
     """
     path = root / DESCRIPTION
     if not (path.is_file() or path.is_symlink()):
@@ -208,10 +201,8 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
     """The metadata of a scan from all sidecars that apply to it (inheritance principle).
 
     A sidecar applies to every scan at or below its folder whose name has the same suffix and all
-    its entities. A nearer sidecar takes precedence; in one folder, one with more entities.
-
-    Returns:
-        The fields; a sidecar that cannot be read is skipped, with a warning.
+    its entities. A nearer sidecar takes precedence; in one folder, one with more entities. One
+    that cannot be read is skipped, with a warning.
 
     Source: BIDS 1.10, common principles, "The Inheritance Principle".
     """
@@ -219,12 +210,9 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     folders = [folder for folder in scan.parents if folder == root or root in folder.parents]
     for folder in reversed(folders):
-        holding = []
-        for sidecar in folder.glob(f"*{suffix}.json"):
-            of, its_suffix = _parts(sidecar)
-            if its_suffix == suffix and of <= entities:
-                holding.append((len(of), sidecar.name, sidecar))
-        for _, _, sidecar in sorted(holding):
+        parts = {sidecar: _parts(sidecar) for sidecar in folder.glob(f"*{suffix}.json")}
+        holding = [one for one, (of, its) in parts.items() if its == suffix and of <= entities]
+        for sidecar in sorted(holding, key=lambda one: (len(parts[one][0]), one.name)):
             merged |= _read_if_possible(sidecar)
     return merged
 
@@ -236,11 +224,7 @@ def _parts(path: Path) -> tuple[set[str], str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, with null for NaN.
-
-    Raises:
-        InputError: it cannot be read, or is not a JSON object.
-    """
+    """The object in a JSON file, with null for NaN."""
     text, encoding = _decoded(path)
     not_json: list[str] = []
     try:

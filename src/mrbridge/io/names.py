@@ -153,9 +153,6 @@ def tell_people_apart(names: Sequence[str]) -> dict[str, str]:
     several images have it in common, or letters (`a_12.png`) if the number of the slice comes
     again with others: bare numbers may be slice numbers (`45_0.png`, `46_0.png`).
 
-    Args:
-        names: of all 2D images of a set, without those whose subject is known.
-
     Returns:
         Name to subject, for those whose name shows one.
     """

@@ -12,7 +12,6 @@ import gzip
 import math
 import os
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +27,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from mrbridge.errors import InputError, MrbridgeWarning, OutputError
+from mrbridge.errors import InputError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.io.nifti_header import find_affine, header_for, mark
 from mrbridge.io.padding import without_padding
@@ -51,11 +50,20 @@ _ARCHIVES = {
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
-_BLOCK = 4 << 20
-"""Bytes that are compressed at once: always the same, so that equal data give equal files."""
-
+_BLOCK = 4 << 20  # bytes that are compressed at once: always as many, for equal files of equal data
+# Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3).
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
-"""Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3)."""
+
+
+class _Gzip(gzip.GzipFile):
+    """A layer of gzip of at most `limit` bytes: it may consist of endless empty members."""
+
+    limit = _SLACK
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > self.limit:
+            raise _damaged("holds far more than its header promises")
+        return super().read(size)
 
 
 @dataclass(frozen=True)
@@ -74,27 +82,41 @@ class _Layout:
     def end(self) -> int:
         return self.offset + self.volume_bytes * self.shape[3]
 
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes of a decompressed layer: gzip makes noise only slightly larger."""
+        return self.end + self.end // 100 + _SLACK
+
+
+@dataclass(frozen=True)
+class _File:
+    """An open file whose header is checked.
+
+    Attributes:
+        content: its content, decompressed.
+        layers: of gzip, the outermost first; empty if it is not compressed.
+    """
+
+    content: IO[bytes]
+    layers: list[_Gzip]
+    header: Any
+    layout: _Layout
+
 
 def read(path: Path, *, volume: int | None = None, assume: str | None = None) -> Volume:
     """Read a NIfTI file; see `mrbridge.io.read`.
 
     The sform is used where its code is above 0 and it is invertible, else the qform. Errors
     of the header that can be corrected in one way only are corrected in the header that is
-    returned, with a warning (`nifti_header`).
-
-    Raises:
-        InputError: truncated, damaged, oversized or unsupported.
-        SettingsError: `assume` is not an orientation.
+    returned, with a note (`nifti_header`).
     """
     notes: list[str] = []
     header, voxels = _load(path, volume, notes)
-    affine = find_affine(header, voxels.shape, path, assume, notes)
+    affine = find_affine(header, voxels.shape, assume, notes)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
-        raise _damaged("has no finite voxel", path)
+        raise _damaged("has no finite voxel")
     voxels, replaced = without_padding(voxels)
     notes.extend(replaced)
-    for note in notes:
-        warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     return Volume(voxels, affine, header, synthetic=_is_synthetic(header), notes=tuple(notes))
 
 
@@ -108,19 +130,14 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
 
     Returns:
         The shape, (i, j, k), or (i, j, k, volumes) if there are several; the spacing in mm
-        along i, j, k; whether it says that it is synthetic.
-
-    Raises:
-        InputError: `read` would refuse this header, the file is truncated, or its size in mm
-            cannot be that of a head.
+        along i, j, k, which must be possible for a head; whether it says that it is synthetic.
     """
-    with _opened(path) as stream:
-        header = _read_header(stream.file, path)
-        layout = _checked_layout(header, stream, path)
-        if stream.layers and (len(stream.layers) > 1 or _stated_size(path) != layout.end % 2**32):
-            _skip(stream.file, layout.end - stream.file.tell(), path)
-            _drain(stream, layout, path)
-    affine = find_affine(header, layout.shape[:3], path, None, [])
+    with _opened(path) as file:
+        header, layout = file.header, file.layout
+        if file.layers and (len(file.layers) > 1 or _stated_size(path) != layout.end % 2**32):
+            _go_to(layout.end, file.content)
+            _drain(file)
+    affine = find_affine(header, layout.shape[:3], None, [])
     check_size(layout.shape[:3], affine)
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
     shape = layout.shape if layout.shape[3] > 1 else layout.shape[:3]
@@ -137,129 +154,77 @@ def write(
 
     A volume without a NIfTI header gets sform and qform with code 1 (scanner) and millimetres.
     Extensions of the source are not kept: they describe its acquisition, often by name.
-
-    Raises:
-        OutputError: a 2D image, voxels that are not finite, or a place that cannot be written.
     """
     if volume.affine is None:
         raise OutputError(
             "a 2D image has no place in space and cannot become NIfTI",
-            path=path,
             remedy="Write it as .png or .tif.",
         )
-    voxels = _writable(volume.voxels, path)
+    voxels = _writable(volume.voxels)
     try:
         header = header_for(volume, voxels)
     except HeaderDataError as error:
-        raise OutputError(f"cannot be NIfTI ({error})", path=path) from None
+        raise OutputError(f"cannot be NIfTI ({error})") from None
     if synthetic_note is not None:
         mark(header, synthetic_note)
     with atomic_path(path, sidecar) as temporary:
         _save(header, voxels, temporary, compressed=suffix_of(path) == ".nii.gz")
         _, written = _load(temporary, None, [])
         if written.dtype != voxels.dtype or not np.array_equal(written, voxels):
-            raise OutputError(
-                "was not read back as it was written", path=path, remedy="Check the disk."
-            )
-
-
-@dataclass
-class _Stream:
-    """An open file and its layers of gzip.
-
-    Attributes:
-        file: its content.
-        layers: the gzip streams, the outermost first; empty if it is not compressed.
-        limiter: what the inner of two layers reads from.
-        size: bytes of the file.
-    """
-
-    file: IO[bytes]
-    layers: list[IO[bytes]]
-    limiter: _Limiter | None
-    size: int
-
-
-class _Limiter:
-    """A stream with at most `limit` bytes: a gzip file can contain endless empty members."""
-
-    def __init__(self, stream: IO[bytes], path: Path) -> None:
-        self._stream, self._path, self.limit = stream, path, _SLACK
-
-    def read(self, size: int = -1) -> bytes:
-        if self._stream.tell() > self.limit:
-            raise _damaged("holds far more than its header promises", self._path)
-        return self._stream.read(size)
+            raise OutputError("was not read back as it was written", remedy="Check the disk.")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Stream]:
-    """Open a file, and the gzip file inside it: some archives compress files twice.
-
-    Raises:
-        InputError: it is damaged, here or while it is read.
-    """
+def _opened(path: Path) -> Iterator[_File]:
+    """Open a file, and the gzip file inside it: some archives compress files twice."""
     with open(path, "rb") as raw:
-        stream = _Stream(cast(IO[bytes], raw), [], None, path.stat().st_size)
+        content: Any = raw
+        layers: list[_Gzip] = []
         try:
-            while len(stream.layers) < _MOST_LAYERS and stream.file.read(2) == _GZIP:
-                stream.file.seek(0)
-                source: Any = stream.file
-                if stream.layers:
-                    source = stream.limiter = _Limiter(stream.file, path)
-                stream.file = cast(IO[bytes], gzip.GzipFile(fileobj=source, mode="rb"))
-                stream.layers.append(stream.file)
-            if len(stream.layers) < _MOST_LAYERS:
-                stream.file.seek(0)
-            yield stream
+            while len(layers) < _MOST_LAYERS and content.read(2) == _GZIP:
+                content.seek(0)
+                content = _Gzip(fileobj=content, mode="rb")
+                layers.append(content)
+            content.seek(0)
+            header = _read_header(content)
+            layout = _read_layout(header)
+            _scale(header)
+            size = path.stat().st_size
+            if layout.end > size * _DEFLATE_LIMIT ** len(layers):
+                raise _damaged(f"its header promises {layout.end} bytes, more than it holds")
+            if not layers:
+                _refuse_excess(size, layout)
+            for layer in layers:
+                layer.limit = layout.most_bytes
+            yield _File(content, layers, header, layout)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise _damaged(f"is damaged or truncated ({error})", path) from None
+            raise _damaged(f"is damaged or truncated ({error})") from None
 
 
 def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArray[Any]]:
     """The header and the scaled voxels, shape (i, j, k)."""
-    with _opened(path) as stream:
-        header = _read_header(stream.file, path)
-        layout = _checked_layout(header, stream, path)
-        index = _choose_volume(layout, volume, path)
-        data = _read_span(
-            stream.file, layout.offset + index * layout.volume_bytes, layout.volume_bytes, path
-        )
-        _drain(stream, layout, path)
-    if len(stream.layers) > 1:
+    with _opened(path) as file:
+        header, layout = file.header, file.layout
+        index = _choose_volume(layout.shape[3], volume)
+        start = layout.offset + index * layout.volume_bytes
+        data = _read_span(file.content, start, layout.volume_bytes)
+        _drain(file)
+    if len(file.layers) > 1:
         notes.append("it is compressed twice (a gzip file within a gzip file)")
     bits = int(header["bitpix"])
     if bits not in (0, 8 * layout.dtype.itemsize):
         notes.append(f"its bitpix is {bits}; its voxels are read as {layout.dtype.name}")
     voxels = np.frombuffer(data, layout.dtype).reshape(layout.shape[:3], order="F")
-    return header, _scaled(voxels, header, path)
+    return header, _scaled(voxels, header)
 
 
-def _checked_layout(header: Any, stream: _Stream, path: Path) -> _Layout:
-    """The layout, if the file can hold what its header promises."""
-    layout = _read_layout(header, path)
-    _scale(header, path)
-    if layout.end > stream.size * _DEFLATE_LIMIT ** len(stream.layers):
-        raise _damaged(f"its header promises {layout.end} bytes, more than it holds", path)
-    if stream.limiter is not None:
-        stream.limiter.limit = _most_bytes(layout)
-    if not stream.layers:
-        _refuse_excess(stream.size, layout, path)
-    return layout
-
-
-def _most_bytes(layout: _Layout) -> int:
-    """The most bytes of a decompressed layer: gzip makes noise only slightly larger."""
-    return layout.end + layout.end // 100 + _SLACK
-
-
-def _read_header(stream: IO[bytes], path: Path) -> Any:
+def _read_header(stream: IO[bytes]) -> Any:
     block = stream.read(348)
     for magic, kind in _ARCHIVES.items():
         if block.startswith(magic):
-            raise InputError(f"is not a NIfTI file but {kind}", path=path, remedy="Unpack it.")
+            raise InputError(f"is not a NIfTI file but {kind}", remedy="Unpack it.")
     if len(block) < 348:
-        raise _damaged("is too short for a NIfTI header", path)
+        raise _damaged("is too short for a NIfTI header")
     for order, endianness in (("little", "<"), ("big", ">")):
         size = int.from_bytes(block[:4], order)  # type: ignore[arg-type]
         if size == 348 and block[344:348] == b"n+1\0":
@@ -267,12 +232,11 @@ def _read_header(stream: IO[bytes], path: Path) -> Any:
         if size == 540 and block[4:8] == b"n+2\0":
             block += stream.read(192)
             if len(block) < 540:
-                raise _damaged("is too short for a NIfTI-2 header", path)
+                raise _damaged("is too short for a NIfTI-2 header")
             return nib.Nifti2Header(block, endianness=endianness, check=False)
     half = block[344:348] == b"ni1\0" or block[4:8] == b"ni2\0"
     raise InputError(
         "is not a NIfTI file" + (" in one piece: it is the header of a pair" if half else ""),
-        path=path,
         remedy="Convert it to NIfTI in one file (.nii, .nii.gz).",
     )
 
@@ -281,76 +245,65 @@ def _is_synthetic(header: Any) -> bool:
     return bytes(header["descrip"].item()).lower().startswith(b"synthetic")
 
 
-def _read_layout(header: Any, path: Path) -> _Layout:
-    count = int(header["dim"][0])
+def _read_layout(header: Any) -> _Layout:
+    count, code = int(header["dim"][0]), int(header["datatype"])
     if not 1 <= count <= 7:
-        raise _damaged(f"its header has {count} axes", path)
+        raise _damaged(f"its header has {count} axes")
     sizes = [int(size) for size in header["dim"][1 : count + 1]]
     if min(sizes) < 1:
-        raise _damaged(f"its header has an axis of length {min(sizes)}", path)
+        raise _damaged(f"its header has an axis of length {min(sizes)}")
     voxels = math.prod(sizes[:3])  # of one volume: no more are read
     if voxels > MAX_VOXELS:
-        raise _damaged(f"its header promises {voxels} voxels, over {MAX_VOXELS}", path)
+        raise _damaged(f"its header promises {voxels} voxels, over {MAX_VOXELS}")
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
-        raise _damaged(f"its data type {int(header['datatype'])} is unknown", path) from None
-    code = int(header["datatype"])
+        raise _damaged(f"its data type {code} is unknown") from None
     if code in _NOT_REAL:
         raise InputError(
             f"holds {_NOT_REAL[code]}, not a real image",
-            path=path,
             remedy="Save its magnitude or brightness as one real volume.",
         )
     if dtype.kind not in "iuf" or dtype.itemsize == 0:
         raise InputError(
             f"its data type {header.get_value_label('datatype')} ({code}) is not supported here",
-            path=path,
             remedy="Convert it to float32 or int16.",
         )
     offset = float(header["vox_offset"])
     least = int(header.sizeof_hdr) + 4
     if not math.isfinite(offset) or (offset and offset < least) or offset > MAX_VOXELS:
-        raise _damaged(f"its voxels begin at byte {offset:g}", path)
+        raise _damaged(f"its voxels begin at byte {offset:g}")
     shape = (*sizes[:3], *([1] * (3 - len(sizes))))
     return _Layout(int(offset) or least, (*shape, math.prod(sizes[3:])), dtype)  # type: ignore[arg-type]
 
 
-def _choose_volume(layout: _Layout, volume: int | None, path: Path) -> int:
-    count = layout.shape[3]
+def _choose_volume(count: int, volume: int | None) -> int:
     if volume is None and count > 1:
         raise InputError(
             f"holds {count} volumes",
-            path=path,
             remedy=f"Choose one with --volume 0..{count - 1} (of translate), or save it in a file "
             "of its own.",
         )
     index = volume or 0
     if not 0 <= index < count:
-        raise InputError(
-            f"has no volume {index}", path=path, remedy=f"Choose one of 0..{count - 1}."
-        )
+        raise InputError(f"has no volume {index}", remedy=f"Choose one of 0..{count - 1}.")
     return index
 
 
-def _read_span(stream: IO[bytes], start: int, length: int, path: Path) -> bytearray:
-    """Read `length` bytes from `start`; the stream is at the end of the header."""
-    _skip(stream, start - stream.tell(), path)
+def _read_span(stream: IO[bytes], start: int, length: int) -> bytearray:
+    _go_to(start, stream)
     data = bytearray()
     while len(data) < length:
         block = stream.read(min(_CHUNK, length - len(data)))
         if not block:
-            raise _damaged(f"ends {length - len(data)} bytes too early", path)
+            raise _damaged(f"ends {length - len(data)} bytes too early")
         data += block
     return data
 
 
-def _skip(stream: IO[bytes], count: int, path: Path) -> None:
-    while count > 0:
-        block = stream.read(min(_CHUNK, count))
-        if not block:
-            raise _damaged("ends before its voxels", path)
-        count -= len(block)
+def _go_to(place: int, stream: IO[bytes]) -> None:
+    if stream.seek(place) < place:
+        raise _damaged("ends before its voxels")
 
 
 def _stated_size(path: Path) -> int:
@@ -360,55 +313,52 @@ def _stated_size(path: Path) -> int:
         return int.from_bytes(file.read(4), "little")
 
 
-def _drain(stream: _Stream, layout: _Layout, path: Path) -> None:
+def _drain(file: _File) -> None:
     """Read all layers to their ends, where gzip keeps the CRC, but never far beyond the voxels."""
-    for layer in reversed(stream.layers):
+    for layer in reversed(file.layers):
         while layer.read(_CHUNK):
-            if layer.tell() > _most_bytes(layout):
-                raise _damaged("holds far more than its header promises", path)
-    if stream.layers:
-        _refuse_excess(stream.file.tell(), layout, path)
+            pass
+    if file.layers:
+        _refuse_excess(file.content.tell(), file.layout)
 
 
-def _refuse_excess(end: int, layout: _Layout, path: Path) -> None:
+def _refuse_excess(end: int, layout: _Layout) -> None:
     """Refuse a file that holds as much again as its header promises: size or data type are others,
     and its voxels would be read in part, or as nonsense."""
-    if end > _most_bytes(layout) or end - layout.end >= max(layout.volume_bytes, _LEAST_EXCESS):
-        raise _damaged(f"holds {end} bytes, and its header promises {layout.end}", path)
+    if end > layout.most_bytes or end - layout.end >= max(layout.volume_bytes, _LEAST_EXCESS):
+        raise _damaged(f"holds {end} bytes, and its header promises {layout.end}")
 
 
-def _scale(header: Any, path: Path) -> tuple[float | None, float | None]:
+def _scale(header: Any) -> tuple[float | None, float | None]:
     """Slope and intercept of the intensities; None if the header has none."""
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
-        raise _damaged(f"its intensity scale is unusable ({error})", path) from None
+        raise _damaged(f"its intensity scale is unusable ({error})") from None
     return slope, intercept
 
 
-def _scaled(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
-    slope, intercept = _scale(header, path)
+def _scaled(voxels: NDArray[Any], header: Any) -> NDArray[Any]:
+    slope, intercept = _scale(header)
     native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if (slope, intercept) not in ((None, None), (1.0, 0.0)):
         # In double precision, so that an extreme scale neither wraps nor rounds.
         native = apply_read_scaling(native.astype(np.float64), slope, intercept)
     if native.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return native.astype(np.float32, copy=False)
+        return native.astype(np.float32, copy=False)
     return native
 
 
-def _writable(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
+def _writable(voxels: NDArray[Any]) -> NDArray[Any]:
     if voxels.dtype.kind == "b":
         return voxels.astype(np.uint8)
     if voxels.dtype.kind in "iu":
         return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if voxels.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            voxels = voxels.astype(np.float32, copy=False)
+        voxels = voxels.astype(np.float32, copy=False)
         if np.isfinite(voxels).all():
             return voxels
-    raise OutputError("its voxels are not finite real numbers", path=path)
+    raise OutputError("its voxels are not finite real numbers")
 
 
 def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) -> None:
@@ -441,5 +391,5 @@ def _deflated(block: memoryview, is_last: bool) -> bytes:
     return stream.compress(block) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
 
 
-def _damaged(what: str, path: Path) -> InputError:
-    return InputError(what, path=path, remedy="Get a new copy of the file.")
+def _damaged(what: str) -> InputError:
+    return InputError(what, remedy="Get a new copy of the file.")

@@ -5,7 +5,6 @@ Source: https://nifti.nimh.nih.gov/nifti-1 (nifti1.h) and /nifti-2.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from mrbridge.errors import InputError, SettingsError
 from mrbridge.volume import Volume, corner_distance
 
+Affine = NDArray[np.float64]
+
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
 _LONGEST_QUATERNION = 1.0005  # four decimals make one so long
@@ -25,14 +26,13 @@ _ALIGNED_MM = 0.01  # qform and sform closer than this are equal
 
 
 def find_affine(
-    header: Any, shape: tuple[int, ...], path: Path | None, assume: str | None, notes: list[str]
-) -> NDArray[np.float64]:
+    header: Any, shape: tuple[int, ...], assume: str | None, notes: list[str]
+) -> Affine:
     """The affine of a NIfTI file, (4, 4) to RAS+ mm: the sform, or else the qform.
 
     Args:
         header: it is corrected in place where that is possible in one way only.
         shape: (i, j, k).
-        path: the file, for errors; None for an image in memory.
         assume: the orientation of a file without any, such as RAS.
         notes: what was corrected or assumed is added here.
 
@@ -47,7 +47,6 @@ def find_affine(
         if assume is None:
             raise InputError(
                 _why_no_affine(header, stored),
-                path=path,
                 remedy="If you know its orientation, use --assume RAS (or LPS, ...).",
             )
         notes.append(f"has no orientation; {assume} was assumed")
@@ -72,7 +71,7 @@ def find_affine(
     return sform
 
 
-def _other_spacing(header: Any, sform: NDArray[np.float64], shape: tuple[int, ...]) -> list[str]:
+def _other_spacing(header: Any, sform: Affine, shape: tuple[int, ...]) -> list[str]:
     """A note if the voxel sizes of a header without qform are not those of its sform."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     sizes = unit * np.array(header["pixdim"][1:4], np.float64)
@@ -84,7 +83,7 @@ def _other_spacing(header: Any, sform: NDArray[np.float64], shape: tuple[int, ..
     return [f"its voxel sizes are {stated} mm by pixdim and {used} mm by sform; sform is used"]
 
 
-def _why_no_affine(header: Any, stored: tuple[NDArray[np.float64] | None, ...]) -> str:
+def _why_no_affine(header: Any, stored: tuple[Affine | None, ...]) -> str:
     if all(form is None for form in stored):
         return "does not state its orientation (qform and sform are both 0)"
     if (header["pixdim"][1:4] < 0).any():
@@ -142,9 +141,7 @@ def _has_qform(header: Any) -> bool:
     return True
 
 
-def _stored_affines(
-    header: Any,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+def _stored_affines(header: Any) -> tuple[Affine | None, Affine | None]:
     """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None if the code is 0."""
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     millimetres = np.diag([unit, unit, unit, 1.0])
@@ -161,7 +158,7 @@ def _stored_affines(
     return sform, qform
 
 
-def _set_affine(header: Any, affine: NDArray[np.float64]) -> None:
+def _set_affine(header: Any, affine: Affine) -> None:
     """Write an affine, (4, 4) to RAS+ mm, as sform, and as qform if a quaternion can express it."""
     header.set_qform(affine, code=1)  # also sets the spacings
     header.set_sform(affine, code=1)
@@ -216,7 +213,7 @@ def mark(header: Any, note: str) -> None:
             header[field] = value
 
 
-def _is_invertible(affine: NDArray[np.float64]) -> bool:
+def _is_invertible(affine: Affine) -> bool:
     """Whether the affine is finite and its axes span space."""
     if not np.isfinite(affine).all():
         return False
@@ -226,7 +223,7 @@ def _is_invertible(affine: NDArray[np.float64]) -> bool:
     return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-4)
 
 
-def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> NDArray[np.float64]:
+def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> Affine:
     """Axes along `assume`, spacings of the header, the centre of the image at the origin."""
     code = assume.upper()
     pairs = ["LR", "PA", "IS"]

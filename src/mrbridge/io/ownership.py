@@ -1,7 +1,8 @@
 """Which files mrbridge made, and may therefore replace. Every writer checks here.
 
 A file is ours if it carries a mark that acquired scans and the work of others cannot carry by
-accident; the word "synthetic" is not enough, since scanners synthesise contrasts too.
+accident; the word "synthetic" is not enough, since scanners synthesise contrasts too. Refusals are
+OutputErrors.
 """
 
 from __future__ import annotations
@@ -17,19 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import MrbridgeError, OutputError
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import suffix_of, writing
 from mrbridge.io.formats import FORMATS
 from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import is_temporary
 from mrbridge.json_text import parse_json
 
-GENERATOR = "mrbridge"
-"""The name of the maker in pages, sidecars, figures and networks."""
-
-FIGURE_MARK = {"Software": GENERATOR}
-"""The text of a PNG figure that marks it as ours."""
-
-TABLES = {
+GENERATOR = "mrbridge"  # the name of the maker in pages, sidecars, figures and networks
+FIGURE_MARK = {"Software": GENERATOR}  # the text of a PNG figure that marks it as ours
+TABLES = {  # their beginnings
     ".csv": (
         "case,subject,direction,method,kind,",  # scores.csv
         "case,subject,direction,measure,value",  # measures.csv
@@ -37,40 +34,24 @@ TABLES = {
     ),
     ".tsv": ("participant_id\tsession_id\tsource\toutput\tstate",),  # logs/group.tsv
 }
-"""The beginnings of our tables."""
-
 _NOTE = re.compile(r"synthetic (\S+, mrbridge \d|by mrbridge, for research)", re.IGNORECASE)
+_PAGE_MARK = f'<meta name="generator" content="{GENERATOR}">'
 _PAGE = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
 _ONNX = b"\x12\x08mrbridge"  # onnx.proto: field 2 of ModelProto, producer_name
-_DESCRIPTION = 270  # TIFF 6.0 and Exif: ImageDescription
 _DESCRIP = {348: 148, 540: 240}  # of NIfTI-1 and NIfTI-2: where `descrip` begins, 80 bytes
 
 
 def must_be_writable(folder: Path) -> None:
-    """Refuse a folder of results that cannot be written, before anything is computed for it.
-
-    Raises:
-        OutputError: it cannot, or where it is to be created.
-    """
+    """Refuse a folder of results that cannot be written, or created, before anything is computed
+    for it."""
     place = folder.absolute()
     nearest = next(above for above in (place, *place.parents) if lexists(above))
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror})",
-            path=folder,
-            remedy="Check the free space and the permissions, or choose another place.",
-        ) from None
+    with writing(folder), tempfile.TemporaryFile(dir=nearest):
+        pass
 
 
 def must_be_ours(path: Path) -> None:
-    """Refuse to replace what mrbridge did not make.
-
-    Raises:
-        OutputError: something is there that was not made by mrbridge.
-    """
+    """Refuse to replace what mrbridge did not make."""
     if path.exists() and not is_ours(path):
         raise OutputError(
             "is a folder" if path.is_dir() else "already exists and was not made by mrbridge",
@@ -97,7 +78,8 @@ def is_ours(path: Path) -> bool:
             with open(path, "rb") as stream:
                 return _ONNX in stream.read(64)
         if kind in (".html", ".htm"):
-            return _is_our_page(path)
+            head = path.read_text(encoding="utf-8", errors="replace").partition("</head>")[0]
+            return head.startswith(_PAGE) and _PAGE_MARK in head
         with open(path, encoding="utf-8") as stream:
             return kind in TABLES and stream.read(200).startswith(TABLES[kind])
     except (OSError, EOFError, ValueError, zlib.error, MrbridgeError):
@@ -112,13 +94,10 @@ def is_our_json(content: Any) -> bool:
     if isinstance(makers, list):
         names = [one.get("Name") for one in makers if isinstance(one, dict)]
         return GENERATOR in names
-    by = str(content.get("created_by", ""))
-    version = str(content.get("mrbridge", ""))  # of scores and findings
-    stored = str(content.get("format", ""))
     return (
-        re.match(r"mrbridge \d", by) is not None
-        or re.match(r"\d", version) is not None
-        or stored in ("mrbridge-store", "mrbridge-bundle")
+        re.match(r"mrbridge \d", str(content.get("created_by"))) is not None
+        or re.match(r"\d", str(content.get("mrbridge"))) is not None  # of scores and findings
+        or content.get("format") in ("mrbridge-store", "mrbridge-bundle")
     )
 
 
@@ -128,9 +107,6 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
     Args:
         folder: to be replaced; it may be absent.
         ours: patterns of the files below it that mrbridge writes, as of `fnmatch`.
-
-    Raises:
-        OutputError: it holds others, or is a file.
     """
     if folder.is_file():
         raise OutputError("is a file", path=folder, remedy="Name a folder.")
@@ -147,9 +123,8 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
 
 def _nifti_note(path: Path) -> str:
     with open(path, "rb") as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        stream = gzip.GzipFile(fileobj=raw) if compressed else raw
+        is_compressed = raw.read(2) == b"\x1f\x8b"
+    with (gzip.open if is_compressed else open)(path, "rb") as stream:
         head = stream.read(540)
     little, big = (int.from_bytes(head[:4], order) for order in ("little", "big"))
     start = _DESCRIP.get(little, _DESCRIP.get(big))
@@ -157,26 +132,11 @@ def _nifti_note(path: Path) -> str:
 
 
 def _is_our_image2d(path: Path) -> bool:
-    from PIL import Image
+    from mrbridge.io import image2d
 
     try:
-        with Image.open(path, formats=("PNG", "TIFF", "JPEG")) as image:
-            texts = getattr(image, "text", {}) if image.format == "PNG" else {}
-            if texts.get("Software") == GENERATOR:
-                return True
-            note = texts.get("Description") or image.getexif().get(_DESCRIPTION, "")
-            return _NOTE.match(str(note)) is not None
+        with image2d.open_image(path) as image:
+            is_figure = image.info.get("Software") == GENERATOR
+            return is_figure or _NOTE.match(image2d.note_of(image)) is not None
     except Exception:  # Pillow's many parsers raise all kinds of exceptions for damaged files
         return False
-
-
-def _is_our_page(path: Path) -> bool:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith(_PAGE):
-        return False
-    head = text[len(_PAGE) :].partition("</head>")[0]
-    if f'<meta name="generator" content="{GENERATOR}">' in head:
-        return True
-    # Before it had that mark.
-    title = re.search(r"<title>.*(: evaluation|: inspection)</title>", head)
-    return title is not None and "mrbridge" in text

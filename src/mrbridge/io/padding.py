@@ -38,35 +38,25 @@ def find_padding(voxels: NDArray[Any]) -> NDArray[np.bool_] | None:
     on, where the others have a background of their own; or a hundredth, of a negative integer below
     an image without negative values. Label maps and masks have no padding.
 
-    Args:
-        voxels: finite intensities of any unit, (i, j, k).
-
     Returns:
-        A mask of the same shape; None where nothing is padded.
+        A mask of the shape (i, j, k) of the voxels, which are finite; None if nothing is padded.
     """
-    padding: NDArray[np.bool_] | None = None
+    padding = np.zeros(voxels.shape, bool)
     for _ in range(4):  # several tools, several constants
-        rest = voxels if padding is None else voxels[~padding]
-        found = None
-        for value, near, is_low in _candidates(rest):
-            found = _padded_with(value, near, is_low, voxels, padding)
-            if found is not None:
-                break
+        ends = _candidates(voxels[~padding] if padding.any() else voxels)
+        masks = (_padded_with(*end, voxels, padding) for end in ends)
+        found = next((mask for mask in masks if mask is not None), None)
         if found is None:
-            return padding
-        padding = found if padding is None else padding | found
-    return padding
+            break
+        padding |= found
+    return padding if padding.any() else None
 
 
 def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[Any], float]:
-    """Replace padding by background.
+    """Replace padding, a mask of the shape (i, j, k) of the voxels, by background.
 
     Voxels next to padding that are outside the range of the others, because resampling mixed them
     with it, become background too.
-
-    Args:
-        voxels: finite intensities of any unit, (i, j, k).
-        padding: a mask of the same shape.
 
     Returns:
         The voxels in their own number type, and the background: 0 where the range of the image
@@ -85,16 +75,10 @@ def filled(voxels: NDArray[Any], padding: NDArray[np.bool_]) -> tuple[NDArray[An
 
 
 def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
-    """Replace what is not finite and what is padding.
+    """Voxels (i, j, k) in which what is not finite and what is padding is replaced; notes on that.
 
-    NaN becomes 0, infinity the largest or smallest finite value, or 0 if it is padding.
-
-    Args:
-        voxels: intensities of any unit, (i, j, k); at least one is finite.
-
-    Returns:
-        Finite voxels of the same type, the same array if nothing is replaced; and notes on what
-        was replaced.
+    NaN becomes 0, infinity the largest or smallest finite value, or 0 if it is padding. At least
+    one voxel must be finite. If nothing is replaced, it returns the same array.
     """
     notes = []
     good = np.isfinite(voxels) if voxels.dtype.kind == "f" else np.True_
@@ -163,14 +147,12 @@ def _is_chosen(value: float) -> bool:
 
 
 def _padded_with(
-    value: float, near: float, is_low: bool, voxels: NDArray[Any], known: NDArray[np.bool_] | None
+    value: float, near: float, is_low: bool, voxels: NDArray[Any], known: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
     """The mask of padding with a value at one end of the range; None if there is none."""
     same = voxels <= near if is_low else voxels >= near
-    others = ~_dilated(same, _EDGE)  # interpolation makes values in between there
-    if known is not None:
-        others &= ~known
-        same &= ~known
+    others = ~(_dilated(same, _EDGE) | known)  # interpolation makes values in between there
+    same &= ~known
     lower, upper = _range(voxels, ~others)
     gap, span = (lower - value if is_low else value - upper), upper - lower
     if not (span > 0 and gap > 0):

@@ -3,7 +3,8 @@
 `localise` gives a URL a path in the temporary folder, its mirror. It lists the names at the URL
 and writes a stub for each: a line of text with the size, which no format reads as a scan. `fetch`
 replaces stubs by the content before it is read, `release` makes stubs again, `upload` sends a
-finished file. For local paths these do nothing, so that readers and writers work on paths.
+finished file. For local paths these do nothing, so that readers and writers work on paths. A URL
+that cannot be read is an InputError, one that cannot be written an OutputError.
 """
 
 from __future__ import annotations
@@ -98,11 +99,7 @@ def path_of(url: str | Path) -> Path:
 
 def path_in_table(place: str, folder: Path) -> Path:
     """The path of a file that a table names: a URL, or relative to the folder of the table, which
-    may be remote. Whether a remote file exists is noticed when it is fetched.
-
-    Raises:
-        SettingsError: the URL cannot be used.
-    """
+    may be remote. Whether a remote file exists is noticed when it is fetched."""
     path = path_of(place) if is_url(place) else folder / place
     if url_of(path) is None:
         return path
@@ -114,15 +111,8 @@ def path_in_table(place: str, folder: Path) -> Path:
 
 
 def fetch(path: Path) -> None:
-    """Bring the content of a file, or of all files in a folder, into the mirror.
-
-    Args:
-        path: in a mirror. A local file is only checked for its content.
-
-    Raises:
-        InputError: a file is gone, may not be read, or did not arrive completely; or the content of
-            a local file is elsewhere (`not_fetched`).
-    """
+    """Bring the content of a file, or of all files in a folder, into the mirror; all must arrive
+    completely. A local file is only checked for its content (`not_fetched`)."""
     url = url_of(path)
     if url is None:
         error = not_fetched(path)
@@ -206,9 +196,6 @@ def upload(finished: Path, path: Path) -> None:
 
     The deepest files of a folder go first: of a Zarr array the chunks before the metadata, which
     make it complete. Other files at the URL are removed last.
-
-    Raises:
-        OutputError: the URL cannot be written.
     """
     url = url_of(path)
     if url is None:
@@ -234,11 +221,7 @@ def upload(finished: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder, also at its URL.
-
-    Raises:
-        OutputError: the URL cannot be written.
-    """
+    """Remove a file or folder, also at its URL."""
     url = url_of(path)
     if url is not None:
         with reported(path, OutputError):
@@ -409,29 +392,20 @@ def _as_error(error: Exception, path: Path, kind: type[MrbridgeError]) -> Mrbrid
     words = " ".join(str(error).split())[:200].rstrip(".")
     if isinstance(error, ImportError):
         package = "pip install 'mrbridge[cloud]'" if scheme in _EXTRA_CLOUD else f"this: {words}"
-        return SettingsError(
-            f"needs a package for {scheme}://", path=path, remedy=f"Run {package}."
-        )
-    if isinstance(error, ValueError) and "rotocol" in words:
+        kind, what, remedy = SettingsError, f"needs a package for {scheme}://", f"Run {package}."
+    elif isinstance(error, ValueError) and "rotocol" in words:
+        kind, what = SettingsError, f"{scheme}:// is not a known kind of URL"
         remedy = "Use s3://, gs://, or another one that fsspec knows."
-        return SettingsError(f"{scheme}:// is not a known kind of URL", path=path, remedy=remedy)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return kind(
-            f"has no space left in {_mirrors_above(path).parent} ({error.strerror})",
-            path=path,
-            remedy="Let TMPDIR name a folder with more space.",
-        )
-    if isinstance(error, FileNotFoundError):
-        reason = f" ({words})" if "bucket" in words else ""
-        return kind(f"does not exist{reason}", path=path, remedy="Check bucket and name.")
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-        return kind(
-            f"may not be {'read' if kind is InputError else 'written'} ({words})",
-            path=path,
-            remedy="Check the credentials and what they allow (docs/how-to/cloud.md).",
-        )
-    return kind(
-        f"cannot be reached ({type(error).__name__}: {words})",
-        path=path,
-        remedy="Check the network and run this again: finished work is not repeated.",
-    )
+    elif isinstance(error, OSError) and error.errno in _NO_ROOM:
+        what = f"has no space left in {_mirrors_above(path).parent} ({error.strerror})"
+        remedy = "Let TMPDIR name a folder with more space."
+    elif isinstance(error, FileNotFoundError):
+        what = f"does not exist ({words})" if "bucket" in words else "does not exist"
+        remedy = "Check bucket and name."
+    elif isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        what = f"may not be {'read' if kind is InputError else 'written'} ({words})"
+        remedy = "Check the credentials and what they allow (docs/how-to/cloud.md)."
+    else:
+        what = f"cannot be reached ({type(error).__name__}: {words})"
+        remedy = "Check the network and run this again: finished work is not repeated."
+    return kind(what, path=path, remedy=remedy)

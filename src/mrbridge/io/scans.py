@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge.errors import InputError, SettingsError
-from mrbridge.io.atomic import suffix_of
+from mrbridge.io.atomic import reading, suffix_of
 from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
 from mrbridge.io.names import natural_key
 from mrbridge.io.remote import not_fetched
@@ -26,17 +26,12 @@ from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)
 
-ANY = "*"
-"""In a query of a filter file: the entity must be present, with any value."""
-
-DATATYPES = ("anat",)
-"""The folders of a subject or session that hold T1w, T2w and the like."""
-
+ANY = "*"  # in a query of a filter file: the entity must be present, with any value
+DATATYPES = ("anat",)  # the folders of a subject or session that hold T1w, T2w and the like
+# Entities that no raw image has (BIDS 1.10, "BIDS Derivatives").
 _DERIVED = ("space", "cohort", "res", "den", "label", "desc")
-"""Entities that no raw image has (BIDS 1.10, "BIDS Derivatives")."""
-
 _REASONS = 10  # that are listed
-
+# What PyBIDS calls entities that have another name in file names.
 _PYBIDS = {
     "subject": "sub",
     "session": "ses",
@@ -51,12 +46,9 @@ _PYBIDS = {
     "tracer": "trc",
     "description": "desc",
 }
-"""What PyBIDS calls entities that have another name in file names."""
-
-_NUMBERED = ("run", "echo", "flip", "inv", "split", "chunk")
-"""Entities whose values are indices: 1 and 01 are the same."""
-
+_NUMBERED = ("run", "echo", "flip", "inv", "split", "chunk")  # indices: 1 and 01 are the same
 _PARTS = ("suffix", "datatype", "extension")
+_REMEDY = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
 
 
 @dataclass(frozen=True)
@@ -105,22 +97,15 @@ def prefer_raw(found: FoundScans) -> FoundScans:
     for group in groups.values():
         best = min(_distance(name) for _, name in group)
         first = "the raw scan is there" if best == 0 else "desc-preproc is there"
-        alike: dict[str, list[tuple[Scan, BidsName]]] = defaultdict(list)
-        for scan, name in group:
+        kept = set[str]()
+        for scan, name in sorted(group, key=_oddity) if len(group) > 1 else ():
+            entities = str(replace(name, suffix="", extension=""))
             if _distance(name) > best:
-                what = next(
-                    f"{key}-{name.entities[key]}"
-                    for key in reversed(_DERIVED)
-                    if key in name.entities
-                )
-                reasons[scan.path] = f"is derived ({what}), and {first}"
-            else:
-                alike[str(replace(name, suffix="", extension=""))].append((scan, name))
-        for several in alike.values():
-            kept = min(several, key=_oddity) if len(several) > 1 else several[0]
-            for one in several:
-                if one is not kept:
-                    reasons[one[0].path] = "is the same scan in another format or spelling"
+                key = next(key for key in reversed(_DERIVED) if key in name.entities)
+                reasons[scan.path] = f"is derived ({key}-{name.entities[key]}), and {first}"
+            elif entities in kept:
+                reasons[scan.path] = "is the same scan in another format or spelling"
+            kept.add(entities)
     return FoundScans(
         [scan for scan in found.scans if scan.path not in reasons],
         [*found.ignored, *reasons.items()],
@@ -134,11 +119,11 @@ def _distance(name: BidsName) -> int:
     return 1 if name.entities.get("desc", "preproc") == "preproc" else 2
 
 
-def _oddity(item: tuple[Scan, BidsName]) -> tuple[bool, bool, int, str]:
-    scan, name = item
-    formats = (".nii.gz", ".nii")
-    place = formats.index(suffix) if (suffix := suffix_of(scan.path)) in formats else len(formats)
-    return not_fetched(scan.path) is not None, name.suffix != scan.contrast, place, scan.name
+def _oddity(item: tuple[Scan, BidsName]) -> tuple[object, ...]:
+    """A sort key: of several files of one scan, the one to keep comes first."""
+    (scan, name), suffix = item, suffix_of(item[0].path)
+    is_other = name.suffix != scan.contrast, suffix != ".nii.gz", suffix != ".nii"
+    return not_fetched(scan.path) is not None, *is_other, scan.name
 
 
 @dataclass(frozen=True)
@@ -148,27 +133,30 @@ class Selection:
     Attributes:
         participants, sessions: labels, with or without `sub-` and `ses-`.
         queries: by contrast, what the entities of its scans must be.
-        origin: the filter file that the queries come from.
     """
 
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     queries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    origin: Path | None = None
 
     def apply(self, found: FoundScans, root: Path) -> FoundScans:
-        """Keep the scans that are wanted, and list the others as ignored, with the reason.
-
-        Raises:
-            InputError: the dataset has no such participant or session.
-        """
+        """Keep the scans that are wanted, and list the others as ignored, with the reason. A
+        participant or session that the dataset does not have is an InputError."""
         present = {
             "participant": {path.name[4:] for path in root.glob("sub-*") if path.is_dir()},
             "session": {path.name[4:] for path in root.glob("sub-*/ses-*") if path.is_dir()}
             | {scan.session for scan in found.scans if scan.session},
         }
-        self._check(root, "participant", self.participants, present["participant"])
-        self._check(root, "session", self.sessions, present["session"])
+        for kind, wanted in (("participant", self.participants), ("session", self.sessions)):
+            absent = [label for label in wanted if label not in present[kind]]
+            there = sorted(present[kind], key=natural_key)
+            some = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
+            if absent:
+                raise InputError(
+                    f"has no {kind} {' and no '.join(absent)}",
+                    path=root,
+                    remedy=f"It has {some}." if there else f"It has no {kind}s.",
+                )
         reasons = [(scan, self._against(scan)) for scan in found.scans]
         unwanted = [(scan.path, reason) for scan, reason in reasons if reason is not None]
         kept = [scan for scan, reason in reasons if reason is None]
@@ -179,18 +167,6 @@ class Selection:
         wanted = self.queries.get(contrast, {}).get("datatype", DATATYPES)
         several = wanted if isinstance(wanted, list | tuple) else (wanted,)
         return tuple(None if one is None else str(one) for one in several)
-
-    def _check(self, root: Path, kind: str, wanted: Sequence[str], present: set[str]) -> None:
-        absent = [label for label in wanted if label not in present]
-        if not absent:
-            return
-        there = sorted(present, key=natural_key)
-        some = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
-        raise InputError(
-            f"has no {kind} {' and no '.join(absent)}",
-            path=root,
-            remedy=f"It has {some}." if there else f"It has no {kind}s.",
-        )
 
     def _against(self, scan: Scan) -> str | None:
         """Why a scan is not wanted; None if it is."""
@@ -205,7 +181,7 @@ class Selection:
         return None
 
 
-def labels(given: Sequence[str], prefix: str) -> tuple[str, ...]:
+def _labels(given: Sequence[str], prefix: str) -> tuple[str, ...]:
     """Labels as users write them, `01` or `sub-01`, without the prefix and without repetition."""
     return tuple(dict.fromkeys(label.removeprefix(prefix) for label in given))
 
@@ -222,27 +198,19 @@ def select(
         SettingsError: it asks for an entity that does not exist.
     """
     queries = {} if filter_file is None else _read_queries(Path(filter_file))
-    return Selection(
-        labels(participants, "sub-"),
-        labels(sessions, "ses-"),
-        queries,
-        None if filter_file is None else Path(filter_file),
-    )
+    return Selection(_labels(participants, "sub-"), _labels(sessions, "ses-"), queries)
 
 
 def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     """The queries of our contrasts; those for other images, such as `bold`, are skipped."""
-    remedy = 'Write queries such as {"t1w": {"session": "01", "acquisition": null}}.'
+    with reading(path, _REMEDY):
+        content = path.read_bytes()
     try:
-        queries = parse_json(decode(path.read_bytes())[0], unique=True)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from None
+        queries = parse_json(decode(content)[0], unique=True)
     except ValueError as error:
-        raise InputError(f"is not JSON ({error})", path=path, remedy=remedy) from None
-    if not isinstance(queries, dict) or not all(
-        isinstance(query, dict) for query in queries.values()
-    ):
-        raise InputError("holds no queries by kind of image", path=path, remedy=remedy)
+        raise InputError(f"is not JSON ({error})", path=path, remedy=_REMEDY) from None
+    if not isinstance(queries, dict) or not all(isinstance(one, dict) for one in queries.values()):
+        raise InputError("holds no queries by kind of image", path=path, remedy=_REMEDY)
     contrasts = {contrast.lower(): contrast for contrast in CONTRASTS}
     found: dict[str, dict[str, Any]] = {}
     for kind, query in queries.items():
@@ -250,11 +218,8 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
             continue
         entities = {_entity(key, path): value for key, value in query.items()}
         if contrasts[kind.lower()] in found or len(entities) < len(query):
-            raise InputError(
-                f"has two spellings of one key ('{kind}', or an entity in it)",
-                path=path,
-                remedy=remedy,
-            )
+            what = f"has two spellings of one key ('{kind}', or an entity in it)"
+            raise InputError(what, path=path, remedy=_REMEDY)
         found[contrasts[kind.lower()]] = entities
     return found
 
@@ -306,11 +271,8 @@ def outside(found: FoundScans, out: Path) -> FoundScans:
 
 
 def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) -> None:
-    """Log what was left out, by reason: the number of files, and one of them.
-
-    Args:
-        root: paths are shown relative to it; None shows no paths.
-    """
+    """Log what was left out, by reason: the number of files, and one of them, relative to `root`,
+    if that is given."""
     counts = Counter(reason for _, reason in ignored)
     examples = {reason: path for path, reason in reversed(ignored)}
     for reason, count in counts.most_common(_REASONS):

@@ -12,9 +12,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-LOCK = ".mrbridge-lock"
-"""The start of the name of lock files (`mrbridge.io.lock`)."""
-
+LOCK = ".mrbridge-lock"  # the start of the name of lock files (`mrbridge.io.lock`)
 _STALE_SECONDS = 24 * 3600
 _NAME = re.compile(r"^\.~(?P<host>[0-9a-f]{6})-(?P<pid>\d+)(?:\.(?P<start>\d+))?-[0-9a-f]{8}")
 _FIRST_SPACE = 4026531836  # Linux's first namespace of processes (PROC_PID_INIT_INO in proc_ns.h)

@@ -80,15 +80,8 @@ class _Acquisition:
 
 
 def of_series(slices: Sequence[Slice]) -> Identity:
-    """Identify a series.
-
-    Args:
-        slices: all of it, at least one.
-
-    Returns:
-        One of our contrasts, something else, or an identity that `is_unknown`. A contrast is
-        doubtful where the description says another one.
-    """
+    """Identify a series from all of its slices, at least one. A contrast is doubtful where the
+    description says another one."""
     for test in (_not_a_scan, _of_image_type, _by_description, _by_sequence, _after_agent):
         found = test(slices)
         if found is not None:
@@ -166,19 +159,13 @@ def _of_image_type(slices: Sequence[Slice]) -> Identity | None:
 def _by_description(slices: Sequence[Slice]) -> Identity | None:
     """What a series is by its description, except for contrast agents."""
     first = slices[0]
-    for keyword in ("SeriesDescription", "ProtocolName"):
-        text = first.text(keyword)
-        identity = of_text(text)
-        if (
-            identity.is_other
-            and identity.kind != "agent"
-            and not (keyword != "SeriesDescription" and _is_of_exam(text))
-        ):
-            where = "its description" if keyword == "SeriesDescription" else "its protocol"
-            return replace(identity, reason=identity.reason.replace("its name", where))
-        if not identity.is_unknown:
-            return None
-    return None
+    where, text = "its description", first.text("SeriesDescription")
+    if of_text(text).is_unknown and not _is_of_exam(first.text("ProtocolName")):
+        where, text = "its protocol", first.text("ProtocolName")
+    identity = of_text(text)
+    if not identity.is_other or identity.kind == "agent":
+        return None
+    return replace(identity, reason=identity.reason.replace("its name", where))
 
 
 def _is_of_exam(protocol: str) -> bool:

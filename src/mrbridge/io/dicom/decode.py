@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from typing import IO, Any, Self
 
 import numpy as np
@@ -32,54 +31,47 @@ _MOST_BYTES = 4 << 30  # of memory
 _MOST_SECONDS = 60.0
 
 
-class DecodingError(Exception):
-    """The pixels cannot be decoded."""
-
-
 class Decoder:
-    """Decodes frames of one file after another; a context that ends the process."""
+    """Decodes frames of one file after another; a context that ends the process, if it began."""
 
-    def __init__(self) -> None:
-        # Not multiprocessing, which would import the user's script again.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mrbridge.io.dicom.decode"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+    _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
 
     def decode(self, file: bytes, frame: int) -> NDArray[Any]:
-        """Decode a frame.
-
-        Args:
-            file: a whole DICOM file; empty for the one before.
-            frame: from 0.
+        """Decode a frame, from 0, of a whole DICOM file; an empty one stands for the one before.
 
         Raises:
-            DecodingError: it is damaged, or takes too much memory or time.
+            ValueError: it is damaged, or takes too much memory or time.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        limit = threading.Timer(_MOST_SECONDS, self._process.kill)
+        # Not multiprocessing, which would import the user's script again.
+        process = self._process = self._process or subprocess.Popen(
+            [sys.executable, "-P", "-m", "mrbridge.io.dicom.decode"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        limit = threading.Timer(_MOST_SECONDS, process.kill)
         limit.start()
         try:
-            self._process.stdin.write(_REQUEST.pack(frame, len(file)) + file)
-            self._process.stdin.flush()
-            (size,) = _ANSWER.unpack(_exactly(self._process.stdout, _ANSWER.size))
+            process.stdin.write(_REQUEST.pack(frame, len(file)) + file)
+            process.stdin.flush()
+            (size,) = _ANSWER.unpack(_exactly(process.stdout, _ANSWER.size))
             if size:
-                return np.load(io.BytesIO(_exactly(self._process.stdout, size)))
+                return np.load(io.BytesIO(_exactly(process.stdout, size)))
         except (OSError, EOFError):
             pass  # the process has ended
         finally:
             limit.cancel()
-        raise DecodingError
+        raise ValueError("its pixels cannot be decoded")
 
 
 def read_planes(
@@ -93,13 +85,9 @@ def read_planes(
     Yields:
         The slice's index, its pixels (rows, columns), which of them are padding (None where the
         header names none), and whether others have bits beyond BitsStored, which are not read.
-
-    Raises:
-        InputError: pixels are absent, damaged, or not of that shape.
     """
     opened: DicomFile | None = None
-    with ExitStack() as stack:
-        decoder: Decoder | None = None
+    with Decoder() as decoder:
         for index, part in enumerate(slices):
             data = b""
             if opened is not part.file:
@@ -110,14 +98,9 @@ def read_planes(
                     raise damaged(opened, "ends before its pixels")
                 syntax = whole.file_meta.TransferSyntaxUID
                 coded = syntax.is_encapsulated and syntax != RLELossless
-                if coded and decoder is None:
-                    decoder = stack.enter_context(Decoder())
             frame = part.frame or 0
             try:
-                if coded and decoder is not None:
-                    plane = decoder.decode(data, frame)
-                else:
-                    plane = pixel_array(whole, index=frame)
+                plane = decoder.decode(data, frame) if coded else pixel_array(whole, index=frame)
                 padded = _padding(part, plane, None if coded else whole)
                 excess = not coded and _has_excess(whole, plane, frame, padded)
             except MemoryError:

@@ -32,20 +32,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, about
 from mrbridge.io.formats import starts_as_dicom, walk
 from mrbridge.io.remote import fetch, not_fetched
-from mrbridge.quiet import Shared, without_warnings
+from mrbridge.quiet import Shared, at_level, without_warnings
 
-MAX_FILES = 200_000
-"""The most files that are searched; a study has fewer."""
-
-MAX_FILE_BYTES = 2**32
-"""The largest DICOM file that is opened."""
-
-MAX_INFLATED = 2**30
-"""The most bytes that a deflated file may hold."""
-
+MAX_FILES = 200_000  # that are searched; a study has fewer
+MAX_FILE_BYTES = 2**32  # of a file that is opened
+MAX_INFLATED = 2**30  # bytes that a deflated file may hold
 NO_DICOM = "is not a DICOM file"
 
 _CHUNK = 1 << 20
@@ -87,6 +81,8 @@ class PixelData:
 class DicomFile:
     """A file of a folder, or a member of a zip.
 
+    Its methods raise an InputError if it is not a DICOM file, is damaged, or cannot be read.
+
     Attributes:
         path: the file, or the zip.
         member: its name in the zip.
@@ -107,33 +103,21 @@ class DicomFile:
         """Its name in a folder or zip."""
         return self.member or self.path.relative_to(root).as_posix()
 
-    @contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
+    def open(self) -> IO[bytes]:
         """Open it for reading."""
         if self._archive is None or self.member is None:
-            with _Bounded(io.FileIO(self.path)) as file:
-                yield file
-        else:
-            with self._archive.open(self.member) as file:
-                yield file
+            return _Bounded(io.FileIO(self.path))
+        return self._archive.open(self.member)
 
     def header(self, tags: Sequence[str | tuple[int, int]]) -> Dataset:
-        """The named tags of the header.
-
-        Raises:
-            InputError: it is not a DICOM file, or is damaged.
-        """
+        """The named tags of the header."""
         return self.header_and_pixels(tags)[0]
 
     def header_and_pixels(
         self, tags: Sequence[str | tuple[int, int]]
     ) -> tuple[Dataset, PixelData | None]:
-        """The header as from `header`, and how the pixels are stored.
-
-        Raises:
-            InputError: it is not a DICOM file, or is damaged.
-        """
-        with self._guarded(), self.open() as file:
+        """The header as from `header`, and how the pixels are stored."""
+        with self.guarded(), self.open() as file:
             # A member of a zip is read to its end, where its CRC is checked.
             source = file if self.member is None else io.BytesIO(file.read())
             _refuse_inflating(source, self)
@@ -141,27 +125,20 @@ class DicomFile:
             return header, _pixel_data(source, header, self.size)
 
     def read(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        with self._guarded(), self.open() as file:
+        """Its bytes."""
+        with self.guarded(), self.open() as file:
             return file.read()
 
     def whole(self, data: bytes) -> Dataset:
-        """Its dataset with pixels, from its bytes.
-
-        Raises:
-            InputError: it is not a DICOM file, or is damaged.
-        """
-        with self._guarded():
+        """Its dataset with pixels, from its bytes."""
+        with self.guarded():
             source = io.BytesIO(data)
             _refuse_inflating(source, self)
             return parse(source)
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
+        """Within it, all errors of parsing are errors of this file."""
         if self.size > MAX_FILE_BYTES:
             raise InputError(f"has {self.size} bytes, over {MAX_FILE_BYTES}", path=self.shown)
         try:
@@ -174,11 +151,7 @@ class DicomFile:
         except OSError as error:
             if (missing := not_fetched(self.path)) is not None:
                 raise missing from None
-            raise InputError(
-                f"cannot be read ({error.strerror or 'damaged'})",
-                path=self.shown,
-                remedy="Get a new copy.",
-            ) from None
+            raise damaged(self, f"cannot be read ({error.strerror or 'damaged'})") from None
         except Exception:
             # Parsers raise any exception on damage, and its message may contain a patient's data.
             raise damaged(self) from None
@@ -259,16 +232,9 @@ def damaged(file: DicomFile, what: str = "is damaged or truncated") -> InputErro
 
 @contextmanager
 def _calm() -> Iterator[None]:
-    settings, logger = config.settings, logging.getLogger("pydicom")
-    before = settings.reading_validation_mode, settings.writing_validation_mode
-    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
-    was_silent, logger.disabled = logger.disabled, True
-    try:
-        with without_warnings():
-            yield
-    finally:
-        settings.reading_validation_mode, settings.writing_validation_mode = before
-        logger.disabled = was_silent
+    silent = at_level(logging.CRITICAL + 1, "pydicom")
+    with config.disable_value_validation(), silent, without_warnings():
+        yield
 
 
 calm = Shared(_calm)
@@ -277,12 +243,8 @@ calm = Shared(_calm)
 
 @contextmanager
 def nameless(root: Path) -> Iterator[None]:
-    """Let errors name files of a study by number if they may be named after the patient, as some
-    scanners do; `IM0003` and UIDs stay.
-
-    Args:
-        root: the folder or zip; a path that the user named appears in messages unchanged.
-    """
+    """Let errors name files of a study, a folder or zip, by number if they may be named after the
+    patient, as some scanners do; `IM0003`, UIDs and the path that the user named stay."""
     try:
         yield
     except InputError as error:
@@ -307,13 +269,11 @@ def _paths(root: Path) -> Iterator[Path]:
 def find_files(
     path: str | Path, only: Collection[str] = ()
 ) -> Iterator[tuple[DicomFile, str | None]]:
-    """All files below a folder or in a zip, or the one file.
+    """The files below a folder or in a zip, or the one file, each with the reason why its first
+    bytes are not those of a DICOM file.
 
     Args:
         only: names of files in it (`DicomFile.below`) that are wanted; none means all.
-
-    Yields:
-        Each file; and why it is not a DICOM file, judged from its first bytes.
 
     Raises:
         InputError: the path does not exist, or is a zip that cannot or should not be opened.
@@ -383,36 +343,33 @@ def _in_zip(path: Path, only: Collection[str]) -> Iterator[DicomFile]:
         raise InputError(
             "is not a complete zip file", path=path, remedy="Get a new copy."
         ) from None
-    packed = sum(info.compress_size for info in archive.infolist())
-    whole = sum(info.file_size for info in archive.infolist())
+    members = archive.infolist()
+    packed, whole = sum(m.compress_size for m in members), sum(m.file_size for m in members)
     if packed > path.stat().st_size or whole > max(16 * _SMALL, _RATIO * packed):
         raise InputError(
             f"promises {whole} bytes out of {path.stat().st_size}",
             path=path,
             remedy="It may be damaged; unpack it to be sure.",
         )
-    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+    for info in sorted(members, key=lambda info: info.filename):
         if info.is_dir() or (only and info.filename not in only):
             continue
-        _refuse_bomb(info, path)
+        with about(path / info.filename):
+            _refuse_bomb(info)
         if not Path(info.filename).name.startswith("."):
             yield DicomFile(path, info.file_size, info.filename, archive)
 
 
-def _refuse_bomb(info: zipfile.ZipInfo, path: Path) -> None:
-    member = path / info.filename
+def _refuse_bomb(info: zipfile.ZipInfo) -> None:
+    size, packed = info.file_size, info.compress_size
     if info.flag_bits & 1:
-        raise InputError("is encrypted", path=member, remedy="Unpack the zip first.")
+        raise InputError("is encrypted", remedy="Unpack the zip first.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(
-            "is packed in an unusual way", path=member, remedy="Unpack the zip and name the folder."
-        )
-    if info.file_size > min(MAX_FILE_BYTES, max(_SMALL, _RATIO * info.compress_size)):
-        raise InputError(
-            f"promises {info.file_size} bytes out of {info.compress_size}",
-            path=member,
-            remedy="The zip may be damaged.",
-        )
+        remedy = "Unpack the zip and name the folder."
+        raise InputError("is packed in an unusual way", remedy=remedy)
+    if size > min(MAX_FILE_BYTES, max(_SMALL, _RATIO * packed)):
+        what = f"promises {size} bytes out of {packed}"
+        raise InputError(what, remedy="The zip may be damaged.")
 
 
 def text_of(value: Any) -> str:

@@ -23,9 +23,7 @@ Array = NDArray[np.float64]
 # dcm2niix lets each differ by 1e-4, ITK by 1e-6. What counts is how far that moves a slice.
 _PARALLEL = 0.5  # of a pixel: how far the centre of a slice may move if its plane is the common one
 _MOST_PLANES = 8  # more are not distinguished
-_STRAY = (
-    0.25  # of the slices: this many may be in another plane before the series counts as a localizer
-)
+_STRAY = 0.25  # of the slices may be in another plane before a series counts as a localizer
 _SAME_PLACE_MM = 0.05
 _UNEVEN = 0.05  # of the spacing: positions off the even grid by more are not a stack
 _OFF_LINE = 0.25  # of a pixel: the same within the plane
@@ -94,10 +92,7 @@ def is_localizer(slices: Sequence[Slice]) -> bool:
 
 
 def arrange(slices: Sequence[Slice]) -> Geometry:
-    """Sort slices by position.
-
-    Args:
-        slices: those of one series, at least one, in any order.
+    """Sort the slices of one series, at least one, by position.
 
     Raises:
         InputError: without a path: no position or spacing, planes that are not parallel, two
@@ -169,8 +164,7 @@ def _places(slices: Sequence[Slice]) -> tuple[Array, Array]:
         plane, place = plane_of(part), part.numbers("ImagePositionPatient")
         if plane is None or len(place) != 3 or max(map(abs, place)) > 1e6:
             raise InputError(
-                f"{part.shown} has no position or orientation",
-                remedy="Export the original images.",
+                f"{part.shown} has no position or orientation", remedy="Export the original images."
             )
         planes.append(plane)
         places.append(place)

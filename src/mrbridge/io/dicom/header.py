@@ -66,28 +66,26 @@ _TAGS: tuple[Keyword, ...] = (
     """.split(),  # noqa: SIM905
 )
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-# Sequence of a functional group, its tag, and the classic tag with the same meaning.
-_CLASSIC_TAGS = (
-    ("PlanePositionSequence", "ImagePositionPatient", "ImagePositionPatient"),
-    ("PlaneOrientationSequence", "ImageOrientationPatient", "ImageOrientationPatient"),
-    ("PixelMeasuresSequence", "PixelSpacing", "PixelSpacing"),
-    ("PixelMeasuresSequence", "SliceThickness", "SliceThickness"),
-    ("PixelMeasuresSequence", "SpacingBetweenSlices", "SpacingBetweenSlices"),
-    ("PixelValueTransformationSequence", "RescaleSlope", "RescaleSlope"),
-    ("PixelValueTransformationSequence", "RescaleIntercept", "RescaleIntercept"),
-    ("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
-    ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime"),
-    ("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle"),
-    ("MRModifierSequence", "InversionTimes", "InversionTime"),
-    ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue"),
-    ("MRModifierSequence", "Spoiling", "Spoiling"),
-    ("MRModifierSequence", "MagnetizationTransfer", "MagnetizationTransfer"),
-    ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
-    ("MRImageFrameTypeSequence", "ComplexImageComponent", "ComplexImageComponent"),
-    ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
-    ("FrameContentSequence", "StackID", "StackID"),
-    ("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber"),
-)
+# The tags of functional groups by their sequences, and their names in a classic header, if others.
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle"),
+    "MRModifierSequence": ("InversionTimes", "Spoiling", "MagnetizationTransfer"),
+    "MRDiffusionSequence": ("DiffusionBValue",),
+    "MRImageFrameTypeSequence": ("FrameType", "ComplexImageComponent"),
+    "FrameContentSequence": ("TemporalPositionIndex", "StackID", "FrameAcquisitionNumber"),
+}
+_CLASSIC_NAMES = {
+    "EffectiveEchoTime": "EchoTime",
+    "InversionTimes": "InversionTime",
+    "FrameType": "ImageType",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+}
 _TIME_TAGS = {
     *("FrameTime", "FrameTimeVector", "TemporalPositionIdentifier", "TriggerTime", "EchoTime")
 }
@@ -128,11 +126,9 @@ class Slice:
     @property
     def patient(self) -> dict[str, str]:
         """Identifier, name and birth date as far as they are known, without case and spaces."""
-        texts = {}
-        for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
-            letters = (letter for letter in self.text(keyword).casefold() if letter.isalnum())
-            texts[keyword] = "".join(letters)
-        return {keyword: value for keyword, value in texts.items() if value}
+        keywords = ("PatientID", "PatientName", "PatientBirthDate")
+        texts = {one: "".join(filter(str.isalnum, self.text(one).casefold())) for one in keywords}
+        return {keyword: text for keyword, text in texts.items() if text}
 
     def text(self, keyword: Keyword) -> str:
         """The value of a tag as one line, empty if it is absent."""
@@ -181,18 +177,42 @@ class Slice:
 
 def slices_of(file: DicomFile) -> list[Slice]:
     """The slices of a DICOM file; an object without an image is one slice without rows, an index
-    of files (DICOMDIR) none.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        return _slices_of(file)
-    except (InputError, MemoryError):
-        raise
-    except Exception:
-        # Values are parsed at first access, and damage ends in any exception.
-        raise damaged(file) from None
+    of files (DICOMDIR) none."""
+    with file.guarded():  # values are parsed at first access
+        header, pixels = file.header_and_pixels(_TAGS)
+        commas = _replace_commas(header)
+        one = Slice(file, None, header)
+        if "DirectoryRecordSequence" in header:
+            return []
+        kind = one.text("SOPClassUID")
+        if not (one.uid and kind and one.text("SeriesInstanceUID")):
+            raise damaged(file, "does not state what it is (it lacks UIDs)")
+        if kind in MR_CLASSES and not one.number("Rows"):
+            raise damaged(file)
+        assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
+        if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
+            header.PixelSpacing = header.ImagerPixelSpacing
+            assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
+        try:
+            count = int(header.get("NumberOfFrames") or 0)
+        except (TypeError, ValueError):
+            raise damaged(file, "has an invalid number of frames") from None
+        # The standard allows one frame in a classic MR image (PS3.3, A.4); some exports have more.
+        if kind in _ENHANCED or (kind == MR and count > 1):
+            groups = file.header((_SHARED, _PER_FRAME))
+            described = kind in _ENHANCED or _PER_FRAME in groups
+            parts = _described_frames(one, groups, count) if described else _bare_frames(one, count)
+        else:
+            parts = [one]
+        fault = _encoding_fault(one) or _pixel_fault(one, pixels, max(count, 1))
+        return [
+            replace(
+                part,
+                fault=fault or _scale_fault(part) or part.fault,
+                assumed=assumed + part.assumed,
+            )
+            for part in parts
+        ]
 
 
 def plane_of(part: Slice) -> NDArray[np.float64] | None:
@@ -206,43 +226,6 @@ def plane_of(part: Slice) -> NDArray[np.float64] | None:
         return None
     normal = np.cross(row, column)
     return np.stack([row, column, normal / np.linalg.norm(normal)])
-
-
-def _slices_of(file: DicomFile) -> list[Slice]:
-    header, pixels = file.header_and_pixels(_TAGS)
-    commas = _replace_commas(header)
-    one = Slice(file, None, header)
-    if "DirectoryRecordSequence" in header:
-        return []
-    kind = one.text("SOPClassUID")
-    if not (one.uid and kind and one.text("SeriesInstanceUID")):
-        raise damaged(file, "does not state what it is (it lacks UIDs)")
-    if kind in MR_CLASSES and not one.number("Rows"):
-        raise damaged(file)
-    assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
-    if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
-        header.PixelSpacing = header.ImagerPixelSpacing
-        assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
-    try:
-        count = int(header.get("NumberOfFrames") or 0)
-    except (TypeError, ValueError):
-        raise damaged(file, "has an invalid number of frames") from None
-    # The standard allows one frame in a classic MR image (PS3.3, A.4), but some exports have more.
-    if kind in _ENHANCED or (kind == MR and count > 1):
-        groups = file.header((_SHARED, _PER_FRAME))
-        described = kind in _ENHANCED or _PER_FRAME in groups
-        parts = _described_frames(one, groups, count) if described else _bare_frames(one, count)
-    else:
-        parts = [one]
-    fault = _encoding_fault(one) or _pixel_fault(one, pixels, max(count, 1))
-    return [
-        replace(
-            part,
-            fault=fault or _scale_fault(part) or part.fault,
-            assumed=assumed + part.assumed,
-        )
-        for part in parts
-    ]
 
 
 def _replace_commas(header: Dataset) -> bool:
@@ -271,7 +254,7 @@ def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
     commas = [
         _replace_commas(item)
         for group in (shared, *per_frame)
-        for sequence in {sequence for sequence, _, _ in _CLASSIC_TAGS}
+        for sequence in _GROUPS
         for item in group.get(sequence) or ()
     ]
     assumed = (_COMMAS,) if any(commas) else ()
@@ -284,12 +267,11 @@ def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
 
 def _classic_values(group: Dataset) -> dict[str, Any]:
     """The values in a functional group by their classic tags."""
-    values = {}
-    for sequence, keyword, classic in _CLASSIC_TAGS:
-        items = group.get(sequence)
-        value = items[0].get(keyword) if items else None
-        if value is not None:
-            values[classic] = value
+    values: dict[str, Any] = {}
+    for sequence, keywords in _GROUPS.items():
+        item = (group.get(sequence) or [Dataset()])[0]
+        found = {_CLASSIC_NAMES.get(keyword, keyword): item.get(keyword) for keyword in keywords}
+        values |= {keyword: value for keyword, value in found.items() if value is not None}
     return values
 
 

@@ -33,9 +33,6 @@ def write_parametric_map(
         frames: shape (slices, rows, columns), in the order of `images`, and in their units.
         images: the files of the derived series, one a slice.
         uids: of the series and of the instance.
-
-    Raises:
-        OutputError: highdicom is not installed, or does not take these images.
     """
     try:
         from highdicom.pm import ParametricMap, RealWorldValueMapping

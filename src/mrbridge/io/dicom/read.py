@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,6 @@ from mrbridge.volume import MAX_VOXELS, Volume
 _DARK_PERCENT = 5  # of the voxels: if these include 0, it is background
 
 
-@dataclass(frozen=True, eq=False)
-class DicomHeader:
-    """What a derived series must know of its source.
-
-    Attributes:
-        geometry: the positions of its slices.
-        filled: places whose slice was missing and was interpolated.
-    """
-
-    series: Series
-    geometry: Geometry
-    filled: tuple[int, ...]
-
-
 def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
     """Read a series.
 
@@ -43,19 +28,15 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
             warning.
 
     Returns:
-        Voxels (columns, rows, slices) from low to high along the normal; integers without a
-        rescale stay integers, everything else is float32. Echoes that are combined give the root of
-        their mean square (van der Kouwe et al. 2008). Padding (PS3.3, C.7.5.1.1.2) is background,
-        and MONOCHROME1 is inverted, so that bright is much signal.
-
-    Raises:
-        InputError: the series cannot be read, lacks slices, or a file of it is damaged
-            or compressed in an unknown way.
+        Voxels (columns, rows, slices) from low to high along the normal, and the series as header.
+        Integers without a rescale stay integers, everything else is float32. Echoes that are
+        combined give the root of their mean square (van der Kouwe et al. 2008). Padding (PS3.3,
+        C.7.5.1.1.2) is background, and MONOCHROME1 is inverted, so that bright is much signal.
     """
     path = series.slices[0].file.path
-    if series.refusal is not None or series.geometry is None:
-        raise series.refusal or InputError("has no geometry", path=path)
-    geometry, notes = series.geometry, []
+    if series.refusal is not None:
+        raise series.refusal
+    geometry, notes = series.stack, []
     if geometry.missing:
         gaps = f"series {series.label}: {name_gaps(geometry, series.slices)}"
         if not allow_gaps:
@@ -79,7 +60,7 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
     return Volume(
         voxels,
         geometry.affine,
-        DicomHeader(series, geometry, geometry.missing),
+        series,
         series.contrast,
         synthetic=series.synthetic,
         other=series.identity.reason if series.identity.is_other else None,
@@ -90,17 +71,17 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
 def _combined(series: Series) -> tuple[NDArray[Any], list[str]]:
     """Voxels of the only echo, or the root mean square of several; and notes."""
     if len(series.echoes) == 1:
-        return _stack(series.slices, arrange(series.slices))
+        return _stack(series.slices)
     squares: NDArray[np.float32] | float = 0.0
     for slices in series.echoes:
-        voxels, notes = _stack(slices, arrange(slices))
+        voxels, notes = _stack(slices)
         squares = squares + np.square(voxels, dtype=np.float32)
     return np.sqrt(squares / len(series.echoes), dtype=np.float32), notes
 
 
-def _stack(slices: Sequence[Slice], geometry: Geometry) -> tuple[NDArray[Any], list[str]]:
+def _stack(slices: Sequence[Slice]) -> tuple[NDArray[Any], list[str]]:
     """Voxels (columns, rows, positions), 0 where a slice is missing; and notes."""
-    first = slices[0]
+    first, geometry = slices[0], arrange(slices)
     rows, columns = int(first.number("Rows") or 0), int(first.number("Columns") or 0)
     shape = (columns, rows, len(geometry.order))
     if np.prod(shape, dtype=float) > MAX_VOXELS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from mrbridge.errors import InputError
@@ -76,16 +77,10 @@ def _pools(
         if contrasts is None:
             yield "series", pool
             continue
-        for doubtful in (False, True):
-            for contrast in contrasts:
-                yield (
-                    f"series of {contrast}",
-                    [
-                        one
-                        for one in pool
-                        if one.contrast == contrast and one.identity.is_doubtful == doubtful
-                    ],
-                )
+        for doubtful, contrast in product((False, True), contrasts):
+            alike = [one for one in pool if one.contrast == contrast]
+            fitting = [one for one in alike if one.identity.is_doubtful == doubtful]
+            yield f"series of {contrast}", fitting
     yield "series of unknown contrast", [one for one in images if one.identity.is_unknown]
     if force:
         yield "series", [one for one in listing.series if one.refusal is None]
@@ -149,9 +144,6 @@ def find_scans(
         and the study's identifier: equal for one patient, without a name in it. Their `files` are
         those of the series and the damaged ones next to them, each of which may be a slice of it.
         What is ignored has no file's name: manifests keep it, and it may name the patient.
-
-    Raises:
-        InputError: the zip cannot be opened.
     """
     with nameless(root):
         listing = find_series(root)
@@ -164,7 +156,7 @@ def find_scans(
         if series.is_image and not series.identity.is_doubtful
     }
 
-    def why_left_out(series: Series, contrast: str | None) -> str | None:
+    def why_not(series: Series, contrast: str | None) -> str | None:
         if contrast is None:
             return series.why_not or f"has an unknown contrast: {series.identity.reason}"
         if wanted is None and series.identity.is_doubtful and (series.study, contrast) in certain:
@@ -175,7 +167,7 @@ def find_scans(
 
     for series in listing.series:
         contrast = wanted or series.contrast
-        reason = why_left_out(series, contrast)
+        reason = why_not(series, contrast)
         if contrast is None or reason is not None:
             found.ignored.append((root / _name_of(series), reason or ""))
             continue
@@ -221,9 +213,6 @@ def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str
 
     Args:
         files: in it, those of the series; none looks through all.
-
-    Raises:
-        InputError: there is no such series, or it cannot be read.
     """
     with nameless(root):
         series = choose_series(find_series(root, files), None, selector, force=True)

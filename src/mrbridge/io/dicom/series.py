@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,7 @@ from mrbridge.io.dicom.geometry import (
 from mrbridge.io.dicom.header import Slice, slices_of
 from mrbridge.volume import check_size
 
-UNREADABLE = ("no image", "screen save", "mosaic")
-"""Kinds that `--force` does not read."""
-
+UNREADABLE = ("no image", "screen save", "mosaic")  # kinds that `--force` does not read
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 _OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
 _ALL_NAMED = 5  # images named in one message
@@ -49,11 +47,9 @@ class Series:
     """One image: a series, or one part of it (an echo, or a stack).
 
     Attributes:
-        uid, study: SeriesInstanceUID and StudyInstanceUID.
-        number: SeriesNumber, None if it is absent.
+        uid, study, number: SeriesInstanceUID, StudyInstanceUID and SeriesNumber.
         part: which part of the series it is, from 1; None if it is the whole series.
         detail: what distinguishes the part from the others, such as `stack 1, axial`.
-        description: SeriesDescription.
         identity: which image it is, and how that is known.
         synthetic: whether its header says that it is synthetic.
         echoes: the slices of each echo that is combined into this image; usually of one echo.
@@ -75,12 +71,18 @@ class Series:
     refusal: InputError | None = None
     detail: str = ""
     notes: tuple[str, ...] = ()
-    taken: frozenset[int] = frozenset()
+    taken: frozenset[int | None] = frozenset()
 
     @property
     def slices(self) -> tuple[Slice, ...]:
         """Those of the first echo, in the order of the files."""
         return self.echoes[0]
+
+    @property
+    def stack(self) -> Geometry:
+        """The geometry, which a series has that can be read."""
+        assert self.geometry is not None
+        return self.geometry
 
     @property
     def files(self) -> set[DicomFile]:
@@ -177,9 +179,6 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
 
     Args:
         only: names of files in it to look at; none means all.
-
-    Raises:
-        InputError: the path does not exist, or is a zip that cannot or should not be opened.
     """
     path = Path(path)
     groups: dict[str, list[Slice]] = defaultdict(list)
@@ -203,17 +202,13 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
     for slices in groups.values():
         kept, copies, refusal = _without_copies(slices)
         listing.ignored.extend((copy, "is a copy of another file") for copy in copies)
-        count = len(copies)
-        what = (
-            "1 file is a copy of another" if count == 1 else f"{count} files are copies of others"
-        )
-        notes = (f"{what}; only one of each is read",) if count else ()
+        copied = "file is a copy of another" if len(copies) == 1 else "files are copies of others"
+        notes = [f"{len(copies)} {copied}; only one of each is read"] if copies else []
         series += _split(kept, refusal, notes)
-    numbers: dict[str, set[int]] = defaultdict(set)
+    taken: dict[str, set[int | None]] = defaultdict(set)
     for one in series:
-        if one.number is not None:
-            numbers[one.study].add(one.number)
-    series = [replace(one, taken=frozenset(numbers[one.study])) for one in series]
+        taken[one.study].add(one.number)
+    series = [replace(one, taken=frozenset(taken[one.study])) for one in series]
     series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.part or 0))
     listing.series.extend(series)
     _suspect(listing, alike)
@@ -237,9 +232,7 @@ def _unnumbered(file: Path) -> Path:
     return file.with_name(re.sub(r"\d+", "#", file.name))
 
 
-def _without_copies(
-    slices: list[Slice],
-) -> tuple[list[Slice], list[Path], InputError | None]:
+def _without_copies(slices: list[Slice]) -> tuple[list[Slice], list[Path], InputError | None]:
     """One of each image of a series, and the files that are copies of them.
 
     Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
@@ -249,12 +242,9 @@ def _without_copies(
         The slices that are kept; the copies; and why the series is refused, if two images with one
         SOPInstanceUID differ.
     """
-    by_file: dict[DicomFile, list[Slice]] = defaultdict(list)
-    for part in slices:
-        by_file[part.file].append(part)
     # Some exports give all images of a series one UID: these have different positions.
     alike: dict[str, list[list[Slice]]] = defaultdict(list)
-    for parts in by_file.values():
+    for parts in _grouped(slices, lambda part: part.file):
         alike[repr((parts[0].uid, _tags(parts[0], _PLACE)))].append(parts)
     kept: list[Slice] = []
     differing: list[Slice] = []
@@ -296,11 +286,18 @@ def _same_image(one: list[Slice], other: list[Slice]) -> bool:
         return False
 
 
+def _grouped(slices: list[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
+    groups: dict[Hashable, list[Slice]] = defaultdict(list)
+    for part in slices:
+        groups[key(part)].append(part)
+    return list(groups.values())
+
+
 def _tags(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
     return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
 
 
-def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ...]) -> list[Series]:
+def _split(slices: list[Slice], refusal: InputError | None, notes: list[str]) -> list[Series]:
     """One series for each stack and echo; echoes of a MEMPRAGE, which are all T1w, are combined.
 
     Phase, real and imaginary images next to magnitude images of one series, as Philips writes them,
@@ -309,27 +306,23 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: tuple[str, ..
     magnitude = [image for image in slices if part_of(image) == "magnitude"]
     others = [image for image in slices if part_of(image) != "magnitude"]
     if magnitude and others:
-        return [*_split(magnitude, refusal, notes), *_split(others, refusal, ())]
+        return [*_split(magnitude, refusal, notes), *_split(others, refusal, [])]
     stacks = _by_stack(slices)
-    parts = [part for stack in stacks for part in _by_contrast(stack, refusal)]
-    made = []
-    for number, (identity, reason, echoes) in enumerate(parts, start=1):
-        one = _series(identity, reason, echoes)
-        assumed = list(dict.fromkeys(note for part in one.slices for note in part.assumed))
-        frames = {part.text("FrameOfReferenceUID") for part in one.slices} - {""}
-        if len(frames) > 1:
-            assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
-        one = replace(one, notes=(*assumed, *notes))
-        if len(parts) > 1:
-            detail = [f"echo time {one.slices[0].number('EchoTime') or 0:g} ms"]
-            if len(stacks) > 1:
-                first = one.slices[0]
-                acquisition, stack = first.text("AcquisitionNumber"), first.text("StackID")
-                detail = [f"stack {stack}" if stack else f"acquisition {acquisition}"]
-                detail.append(view_of(first))
-            one = replace(one, part=number, detail=", ".join(detail))
-        made.append(one)
-    return made
+    made = [image for stack in stacks for image in _images(stack, refusal, notes)]
+    if len(made) == 1:
+        return made
+    detail = _stack_detail if len(stacks) > 1 else _echo_detail
+    return [replace(one, part=n, detail=detail(one.slices[0])) for n, one in enumerate(made, 1)]
+
+
+def _echo_detail(first: Slice) -> str:
+    return f"echo time {first.number('EchoTime') or 0:g} ms"
+
+
+def _stack_detail(first: Slice) -> str:
+    stack = first.text("StackID")
+    name = f"stack {stack}" if stack else f"acquisition {first.text('AcquisitionNumber')}"
+    return f"{name}, {view_of(first)}"
 
 
 def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
@@ -338,7 +331,8 @@ def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
 
     Stacks of three orientations are left together: they are a localizer.
     """
-    stacks, acquisitions = (_grouped(slices, k) for k in ("StackID", "AcquisitionNumber"))
+    stacks = _grouped(slices, lambda part: part.text("StackID"))
+    acquisitions = _grouped(slices, lambda part: part.text("AcquisitionNumber"))
     if len(stacks) < 2 or min(map(len, stacks)) < 2 or len(planes_of(slices)) > 2:
         return acquisitions if _overlap(slices, acquisitions) else [slices]
     try:
@@ -346,13 +340,6 @@ def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
     except InputError:
         one_volume = False
     return [slices] if one_volume else stacks
-
-
-def _grouped(slices: list[Slice], keyword: str) -> list[list[Slice]]:
-    groups: dict[str, list[Slice]] = defaultdict(list)
-    for part in slices:
-        groups[part.text(keyword)].append(part)
-    return list(groups.values())
 
 
 def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
@@ -372,22 +359,22 @@ def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
     return apart < _OVERLAPPING * thickness and own > apart / _OVERLAPPING
 
 
-def _by_contrast(
-    slices: list[Slice], refusal: InputError | None
-) -> list[tuple[Identity, InputError | None, list[list[Slice]]]]:
-    """Identity, refusal and echoes of each image."""
+def _images(slices: list[Slice], refusal: InputError | None, notes: list[str]) -> list[Series]:
+    """One image of all echoes, or one for each."""
     identity = of_series(slices)
     if not identity.is_other and is_localizer(slices):
         identity = something_else("localizer", "is a localizer (its slices are not parallel)")
     if identity.kind in UNREADABLE:
-        return [(identity, InputError(identity.reason, remedy="Choose another series."), [slices])]
+        refusal = InputError(identity.reason, remedy="Choose another series.")
+        return [_series(identity, refusal, [slices], notes)]
     refusal = refusal or _fault(slices)
     echoes = _by_echo(slices)
     identities = [identity if identity.is_other else of_series(echo) for echo in echoes]
     same_size = len({len(echo) for echo in echoes}) == 1
     if len(echoes) == 1 or ({one.contrast for one in identities} == {"T1w"} and same_size):
-        return [(identities[0], refusal, echoes)]
-    return [(one, refusal, [echo]) for one, echo in zip(identities, echoes, strict=True)]
+        return [_series(identities[0], refusal, echoes, notes)]
+    pairs = zip(identities, echoes, strict=True)
+    return [_series(one, refusal, [echo], notes) for one, echo in pairs]
 
 
 def _fault(slices: list[Slice]) -> InputError | None:
@@ -429,21 +416,24 @@ def _fault(slices: list[Slice]) -> InputError | None:
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     """Slices by echo time, the shortest first; all in one list if an echo time is missing."""
     times = [time for part in slices if (time := part.number("EchoTime")) is not None]
-    distinct = sorted(set(times))
-    if len(distinct) < 2 or len(times) < len(slices):
+    if len(times) < len(slices):
         return [slices]
-    starts = [distinct[0]]
-    for time in distinct[1:]:
-        if time - starts[-1] > _ECHO_APART_MS:
-            starts.append(time)
-    echoes: list[list[Slice]] = [[] for _ in starts]
-    for part, time in zip(slices, times, strict=True):
-        echoes[sum(time >= start for start in starts) - 1].append(part)
-    return echoes
+    echoes: dict[float, list[Slice]] = {}
+    for time, part in sorted(zip(times, slices, strict=True), key=lambda item: item[0]):
+        if not echoes or time - max(echoes) > _ECHO_APART_MS:
+            echoes[time] = []
+        echoes[max(echoes)].append(part)
+    return list(echoes.values())
 
 
-def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Slice]]) -> Series:
+def _series(
+    identity: Identity, refusal: InputError | None, echoes: list[list[Slice]], notes: list[str]
+) -> Series:
     first = echoes[0][0]
+    assumed = list(dict.fromkeys(note for part in echoes[0] for note in part.assumed))
+    frames = {part.text("FrameOfReferenceUID") for part in echoes[0]} - {""}
+    if len(frames) > 1:
+        assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
     geometry = None
     if refusal is None:
         try:
@@ -473,4 +463,5 @@ def _series(identity: Identity, refusal: InputError | None, echoes: list[list[Sl
         echoes=tuple(tuple(stack) for stack in echoes),
         geometry=geometry,
         refusal=refusal,
+        notes=(*assumed, *notes),
     )

@@ -17,6 +17,7 @@ import itertools
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import OutputError
@@ -32,49 +32,41 @@ from mrbridge.io.atomic import atomic_folder, write_json
 from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.header import MR, Slice
 from mrbridge.io.dicom.parametric_map import NAME, write_parametric_map
-from mrbridge.io.dicom.read import DicomHeader, read_series
-from mrbridge.io.dicom.series import find_series
+from mrbridge.io.dicom.read import read_series
+from mrbridge.io.dicom.series import Series, find_series
 from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
-from mrbridge.io.temporary import sweep
 from mrbridge.json_text import parse_json
 from mrbridge.volume import Volume, corner_distance
 
 REPORT = "report.json"
 
-_KEPT = (
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    # Patient
-    *("PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence"),
-    *("PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientIDsSequence"),
-    *("OtherPatientNames", "EthnicGroup", "PatientComments", "PatientSpeciesDescription"),
-    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
-    # Study
-    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"),
-    *("AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription"),
-    *("PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory"),
-    # Series and frame of reference
-    *(
-        "BodyPartExamined",
-        "Laterality",
-        "PatientPosition",
-        "FrameOfReferenceUID",
-        "PositionReferenceIndicator",
-    ),
-    # When the source was acquired
-    *("AcquisitionDate", "AcquisitionTime"),
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-    "RecognizableVisualFeatures",
-)
-_EMPTY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
-    *("ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientPosition"),
-    *("PositionReferenceIndicator", "SliceThickness"),
-    # Type 2 in the MR image module, and no longer true of this image
-    *("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
-)
-"""Tags that must be present, and are empty if unknown."""
+_KEPT = """
+    SpecificCharacterSet TimezoneOffsetFromUTC
+
+    PatientName PatientID IssuerOfPatientID IssuerOfPatientIDQualifiersSequence PatientBirthDate
+    PatientBirthTime PatientSex OtherPatientIDsSequence OtherPatientNames EthnicGroup
+    PatientComments PatientSpeciesDescription PatientIdentityRemoved DeidentificationMethod
+    DeidentificationMethodCodeSequence
+
+    StudyInstanceUID StudyDate StudyTime ReferringPhysicianName StudyID AccessionNumber
+    IssuerOfAccessionNumberSequence StudyDescription PatientAge PatientSize PatientWeight
+    AdditionalPatientHistory
+
+    BodyPartExamined Laterality PatientPosition FrameOfReferenceUID PositionReferenceIndicator
+    AcquisitionDate AcquisitionTime LossyImageCompression LossyImageCompressionRatio
+    LossyImageCompressionMethod RecognizableVisualFeatures
+""".split()  # noqa: SIM905
+"""Tags of the patient, the study and the series that the source has, too."""
+
+_EMPTY = """
+    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName
+    StudyID AccessionNumber PatientPosition PositionReferenceIndicator SliceThickness
+
+    ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength
+""".split()  # noqa: SIM905
+"""Tags that must be present, and are empty if unknown; the last five (type 2 in the MR image
+module) are no longer true of this image."""
 
 _SCANNER = (
     *("Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName"),
@@ -82,8 +74,7 @@ _SCANNER = (
 )
 _TOP = 65535
 _ALIGNED_MM = 1e-3
-_HEAD = 1 << 16
-"""Bytes within which a file that mrbridge wrote names its series."""
+_HEAD = 1 << 16  # bytes within which a file that mrbridge wrote names its series
 
 
 @dataclass(frozen=True)
@@ -122,13 +113,9 @@ def write_series(
         report: what goes into `report.json` next to the files.
         uncertainty: the uncertainty map of the volume, which becomes a Parametric Map in the same
             folder.
-
-    Raises:
-        OutputError: the volume does not come from DICOM, the folder holds other files, or it
-            cannot be written.
     """
-    header = volume.header
-    if not isinstance(header, DicomHeader):
+    series = volume.header
+    if not isinstance(series, Series):
         raise OutputError(
             "only what was DICOM can become DICOM: it takes the patient, the study and the frame "
             "of reference from its source",
@@ -137,27 +124,24 @@ def write_series(
         )
     must_be_ours(folder)
     stored, slope, intercept = quantise(volume.voxels)
-    common = _common(header, volume, origin, stored, slope, intercept)
-    sweep(folder.parent)
+    common = _common(series, volume, origin, stored, slope, intercept)
     written = []
     with atomic_folder(folder, flushed=True) as temporary:
-        images, places = [], _order(header)
+        images, places = [], _order(series)
         for number, place in enumerate(places, start=1):
-            one = _instance(common, header, origin, stored[:, :, place], place, number)
+            one = _instance(common, series, origin, stored[:, :, place], place, number)
             name = f"{number:04}.dcm"
             one.save_as(temporary / name, enforce_file_format=True)
             written.append(folder / name)
             images.append(one)
         _check(temporary, stored, slope, intercept, volume)
         if uncertainty is not None:
+            series_uid = common.SeriesInstanceUID
             made = write_parametric_map(
                 uncertainty.voxels.transpose(2, 1, 0)[places],  # (slices, rows, columns)
                 images,
                 temporary,
-                uids=(
-                    _uid(common.SeriesInstanceUID, "map"),
-                    _uid(common.SeriesInstanceUID, "file"),
-                ),
+                uids=(_uid(series_uid, "map"), _uid(series_uid, "file")),
                 description=f"SYNTHETIC uncertainty ({origin.software}), not for diagnosis",
             )
             written.append(folder / made.name)
@@ -166,15 +150,8 @@ def write_series(
 
 
 def must_be_ours(folder: Path, source: str | None = None) -> None:
-    """Refuse to replace a folder, unless it is a derived series that mrbridge wrote.
-
-    Args:
-        source: only a series derived from this source, as its report names it, may be replaced;
-            None allows any.
-
-    Raises:
-        OutputError: it holds something else, or a series that was made of another one.
-    """
+    """Refuse to replace a folder, unless it is a derived series that mrbridge wrote; if a source is
+    named, only one that was made of it, as its report says."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     fetch(folder)
@@ -206,13 +183,10 @@ def _is_ours(file: Path) -> bool:
 
 
 def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
-    """Quantise voxels to unsigned 16-bit numbers with a slope and an intercept.
+    """Quantise voxels, which must be finite, to unsigned 16-bit numbers with slope and intercept.
 
     Integers that fit are kept as they are. Zero comes back as zero, exactly so where nothing is
     negative.
-
-    Raises:
-        OutputError: voxels that are not finite.
     """
     values = np.asarray(voxels, np.float64)
     if not np.isfinite(values).all():
@@ -228,16 +202,16 @@ def quantise(voxels: NDArray[Any]) -> tuple[NDArray[np.uint16], float, float]:
     return stored, slope, intercept
 
 
-def _order(header: DicomHeader) -> list[int]:
+def _order(series: Series) -> list[int]:
     """Positions in the order of the instance numbers of the source."""
-    places = list(range(len(header.geometry.order)))
-    ends = [header.geometry.order[place] for place in (0, -1)]
-    first, last = (header.series.slices[n].number("InstanceNumber") for n in ends if n is not None)
+    order = series.stack.order
+    places, ends = list(range(len(order))), (order[0], order[-1])
+    first, last = (series.slices[n].number("InstanceNumber") for n in ends if n is not None)
     return places[::-1] if first is not None and last is not None and first > last else places
 
 
 def _common(
-    header: DicomHeader,
+    series: Series,
     volume: Volume,
     origin: Origin,
     stored: NDArray[np.uint16],
@@ -245,46 +219,42 @@ def _common(
     intercept: float,
 ) -> Dataset:
     """The tags that are equal in all files of the series."""
-    first = header.series.slices[0]
+    first = series.slices[0]
     source = first.file.header((*_KEPT, *_SCANNER, "ContributingEquipmentSequence"))
-    derived = Dataset()
-    for keyword in _KEPT:
-        if keyword in source:
-            derived[keyword] = copy.deepcopy(source[keyword])
-    content = [header.series.uid, origin.model, origin.contrast, origin.version, str(slope)]
+    derived = _copied(source, _KEPT)
+    content = [series.uid, origin.model, origin.contrast, origin.version, str(slope)]
     digest = hashlib.sha256(json.dumps(content).encode() + stored.tobytes()).hexdigest()
     derived.SeriesInstanceUID = _uid(digest, "series")
     if not derived.get("FrameOfReferenceUID"):
         derived.FrameOfReferenceUID = _uid(digest, "frame of reference")
     derived.SOPClassUID, derived.Modality = MR, "MR"
     # Free in the study: 5001 for the first one derived from series 5.
-    numbers = itertools.count((header.series.number or 9) * 1000 + 1)
-    derived.SeriesNumber = next(n for n in numbers if n not in header.series.taken)
-    derived.SeriesDescription = (
-        f"SYNTHETIC {origin.contrast} ({origin.software}), not for diagnosis"
-    )
+    numbers = itertools.count((series.number or 9) * 1000 + 1)
+    derived.SeriesNumber = next(n for n in numbers if n not in series.taken)
+    made_by = f"({origin.software}), not for diagnosis"
+    derived.SeriesDescription = f"SYNTHETIC {origin.contrast} {made_by}"
     derived.Manufacturer = derived.ManufacturerModelName = origin.software
     derived.SoftwareVersions = origin.version
     derived.ContributingEquipmentSequence = _equipment(source, origin)
     derived.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
     derived.SyntheticData, derived.BurnedInAnnotation = "YES", "NO"
-    derived.DerivationCodeSequence = Sequence([_code("113062", "Pixel by pixel calculation")])
-    derived.SourceImageSequence = _sources(header)
+    derived.DerivationCodeSequence = _code("113062", "Pixel by pixel calculation")
+    derived.SourceImageSequence = _sources(series)
     # Type 1: of the defined terms, only "research mode" is true of an image that is not acquired.
     derived.ScanningSequence, derived.SequenceVariant = "RM", "NONE"
     derived.RescaleSlope, derived.RescaleIntercept = _decimal(slope), _decimal(intercept)
     derived.RescaleType = "US"
     derived.WindowCenter, derived.WindowWidth = _window(volume.voxels)
     derived.setdefault("LossyImageCompression", "00")
-    if len(header.geometry.order) > 1:
-        derived.SpacingBetweenSlices = _decimal(header.geometry.spacing[2])
+    if len(series.stack.order) > 1:
+        derived.SpacingBetweenSlices = _decimal(series.stack.spacing[2])
     derived.remove_private_tags()
     return derived
 
 
 def _instance(
     common: Dataset,
-    header: DicomHeader,
+    series: Series,
     origin: Origin,
     pixels: NDArray[np.uint16],
     place: int,
@@ -295,20 +265,17 @@ def _instance(
     one.update(common)
     one.SOPInstanceUID = _uid(common.SeriesInstanceUID, str(place))
     one.InstanceNumber = number
-    model = header.geometry
+    model = series.stack
     index = model.order[place]
-    nearest = header.series.slices[next(n for n in model.order if n is not None)]
-    part = nearest if index is None else header.series.slices[index]
-    for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        if keyword in part.header:
-            one[keyword] = copy.deepcopy(part.header[keyword])
+    nearest = series.slices[next(n for n in model.order if n is not None)]
+    part = nearest if index is None else series.slices[index]
+    place_of_source = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    one.update(_copied(part.header, (*place_of_source, "SliceThickness")))
     if index is None:
         ras = model.affine @ [0, 0, place, 1]
         one.ImagePositionPatient = [_decimal(value) for value in ras[:3] * [-1, -1, 1]]
-    else:
-        one["ImagePositionPatient"] = copy.deepcopy(part.header["ImagePositionPatient"])
     one.SliceLocation = _decimal(model.positions[place])
-    words = _words(header, origin, filled=index is None)
+    words = _words(series, origin, filled=index is None)
     one.ImageComments = one.DerivationDescription = words
     for keyword in _EMPTY:
         if keyword not in one:
@@ -318,7 +285,7 @@ def _instance(
     return one
 
 
-def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
+def _words(series: Series, origin: Origin, *, filled: bool) -> str:
     """ASCII, under 1024 characters (the length of an ST)."""
     lines = [
         f"SYNTHETIC {origin.contrast}: computed by {origin.software} {origin.version} from another "
@@ -326,25 +293,24 @@ def _words(header: DicomHeader, origin: Origin, *, filled: bool) -> str:
     ]
     if origin.input_check != "usual":
         lines.append(f"Input check of the source: {origin.input_check} for this model.")
-    count = len(header.filled)
+    count = len(series.stack.missing)
     if count:
         lines.append(
-            f"{count} of {len(header.geometry.order)} slices were missing in the source and were "
+            f"{count} of {len(series.stack.order)} slices were missing in the source and were "
             "filled by interpolation."
         )
     if filled:
         lines.append("THIS SLICE is one of them: nothing was acquired here.")
-    if len(header.series.echoes) > 1:
-        lines.append(f"{len(header.series.echoes)} echoes were combined (root mean square).")
+    if len(series.echoes) > 1:
+        lines.append(f"{len(series.echoes)} echoes were combined (root mean square).")
     return " ".join(lines)
 
 
-def _sources(header: DicomHeader) -> Sequence:
+def _sources(series: Series) -> list[Dataset]:
     """References to all source images: every slice depends on the intensities of all."""
     by_file: dict[str, list[Slice]] = {}
-    for echo in header.series.echoes:
-        for part in echo:
-            by_file.setdefault(part.uid, []).append(part)
+    for part in itertools.chain(*series.echoes):
+        by_file.setdefault(part.uid, []).append(part)
     items = []
     for uid, parts in by_file.items():
         item = Dataset()
@@ -354,34 +320,39 @@ def _sources(header: DicomHeader) -> Sequence:
         if frames:
             item.ReferencedFrameNumber = frames
         item.SpatialLocationsPreserved = "YES"
-        item.PurposeOfReferenceCodeSequence = Sequence(
-            [_code("121322", "Source image for image processing operation")]
-        )
+        purpose = "Source image for image processing operation"
+        item.PurposeOfReferenceCodeSequence = _code("121322", purpose)
         items.append(item)
-    return Sequence(items)
+    return items
 
 
-def _equipment(source: Dataset, origin: Origin) -> Sequence:
+def _equipment(source: Dataset, origin: Origin) -> list[Dataset]:
     """Earlier contributing equipment, the scanner, and this program."""
-    scanner = Dataset()
-    for keyword in _SCANNER:
-        if source.get(keyword):
-            scanner[keyword] = copy.deepcopy(source[keyword])
+    scanner = _copied(source, [keyword for keyword in _SCANNER if source.get(keyword)])
     scanner.setdefault("Manufacturer", "unknown")
-    scanner.PurposeOfReferenceCodeSequence = Sequence([_code("109101", "Acquisition Equipment")])
+    scanner.PurposeOfReferenceCodeSequence = _code("109101", "Acquisition Equipment")
     ours = Dataset()
     ours.Manufacturer = ours.ManufacturerModelName = origin.software
     ours.SoftwareVersions = origin.version
     ours.ContributionDescription = f"Synthesis of {origin.contrast}, model {origin.model[:16]}"
-    ours.PurposeOfReferenceCodeSequence = Sequence([_code("109102", "Processing Equipment")])
+    ours.PurposeOfReferenceCodeSequence = _code("109102", "Processing Equipment")
     before = source.get("ContributingEquipmentSequence") or []
-    return Sequence([*map(copy.deepcopy, before), scanner, ours])
+    return [*map(copy.deepcopy, before), scanner, ours]
 
 
-def _code(value: str, meaning: str) -> Dataset:
+def _copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
+    """The tags of these keywords that a dataset has."""
+    found = Dataset()
+    for keyword in keywords:
+        if keyword in source:
+            found[keyword] = copy.deepcopy(source[keyword])
+    return found
+
+
+def _code(value: str, meaning: str) -> list[Dataset]:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+    return [item]
 
 
 def _window(voxels: NDArray[Any]) -> tuple[str, str]:
@@ -404,10 +375,10 @@ def _check(
     folder: Path, stored: NDArray[np.uint16], slope: float, intercept: float, volume: Volume
 ) -> None:
     """Read the files back and compare."""
-    series = find_series(folder).series
-    same = len(series) == 1 and series[0].is_image
+    found = find_series(folder).series
+    same = len(found) == 1 and found[0].is_image
     if same:
-        read = read_series(series[0])
+        read = read_series(found[0])
         expected = stored if (slope, intercept) == (1, 0) else stored * slope + intercept
         assert read.affine is not None
         assert volume.affine is not None
