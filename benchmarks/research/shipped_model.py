@@ -7,7 +7,7 @@
 The first writes `DIR/bundle`, the second adds scale heads and calibrates them. Subjects are
 simulated once and kept in DIR; call it again to continue a training that was stopped.
 
-What is shipped took five trainings, each from the weights of the one before (`--start`), as this
+What is shipped took six trainings, each from the weights of the one before (`--start`), as this
 script grew (benchmarks/research/results/gate.jsonl):
 
 1. 8,000 steps (`--schedule 12000 --painted 0.5 --mixed 0.7 --lesions-from 4000`), slices not
@@ -19,6 +19,7 @@ script grew (benchmarks/research/results/gate.jsonl):
    Lesions were painted into the brain only, and not into muscle as well, as before. The first 5,000
    steps had absolute errors only; the first 7,400, `--painted 0.85`, smaller lesions and more of
    those of multiple sclerosis.
+6. 12,000 steps of the generator to T1w (`--to T1w --rate 8e-4 --seed 7`), on the same subjects.
 
 Label maps: training_seg_01 to 16 of https://github.com/BBillot/SynthSeg, folder
 data/training_label_maps (Apache-2.0; 17 to 20 are for validation). Lesion masks in MNI space: those
