@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from mrbridge import io
 from mrbridge.dataset.prepare import prepare
@@ -108,6 +109,17 @@ def test_a_mask_on_another_grid_is_resampled() -> None:
     flipped = Volume(BRAIN[::-1].astype(np.uint8), AFFINE @ np.diag([-1, 1, 1, 1.0]))
     flipped.affine[:3, 3] = (AFFINE @ [SHAPE[0] - 1, 0, 0, 1])[:3]
     np.testing.assert_array_equal(find_brain(Head(head), "mask", flipped), BRAIN)
+
+
+def test_probabilities_and_masks_resampled_by_splines() -> None:
+    head, edge = make_head(), ndimage.gaussian_filter(BRAIN.astype(np.float32), 1.5)
+    for mask in (edge, edge * 0.8, BRAIN - 0.1 * (edge - BRAIN), BRAIN * 17.0, BRAIN * 255):
+        found = find_brain(Head(head), "mask", Volume(mask.astype(np.float32), AFFINE))
+        assert np.mean(found != BRAIN) < 0.005
+    for scan, why in ((head, "intensities of a scan"), (edge - 0.5, "negative values")):
+        wrong = scan if isinstance(scan, Volume) else Volume(scan, AFFINE)
+        with pytest.raises(InputError, match=f"brain mask is not a mask: it has.*{why}"):
+            find_brain(Head(head), "mask", wrong)
 
 
 def test_a_stripped_brain_is_its_own_mask() -> None:
@@ -266,6 +278,7 @@ class TestHdBet:
         assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.* as several contrasts")  # the scans differ in place only
 def test_registered_scans_keep_their_masks(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

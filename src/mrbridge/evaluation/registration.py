@@ -24,6 +24,7 @@ from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
+from mrbridge.io.atomic import about
 from mrbridge.io.remote import not_fetched
 from mrbridge.preprocessing.foreground import Head, black_background
 from mrbridge.preprocessing.geometry import to_slices
@@ -39,6 +40,7 @@ from mrbridge.preprocessing.resample import (
 )
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.preprocessing.skull_strip import (
+    binary_mask,
     brain_of_mask,
     find_brain,
     implausible,
@@ -59,7 +61,6 @@ SHIFT_MM = (7.0, -6.0, 5.0)
 """The known displacement: rotations about the axes through the centre of the head, then a shift."""
 
 _EQUALLY_THICK = 1.05  # ratio of slice thicknesses
-_MOST_LABELS = 64  # of a mask; with more, and few neighbours that are equal, it is a scan
 _MOST_LESIONS_L, _MOST_LESIONS = 0.7, 0.5
 """Litres (half of a brain), and share of the image: more is not a mask of lesions."""
 
@@ -356,30 +357,9 @@ class CaseScans:
 
 
 def _read_mask(path: Path) -> Volume:
-    """A mask of ones and zeros: of a label map every label, of probabilities those from half of
-    the largest on, or from 0.5 on if there are larger ones.
-
-    Raises:
-        InputError: it cannot be read, or is a scan.
-    """
-    mask = read(path)
-    voxels = mask.voxels
-    top = float(voxels.max())
-    inside = voxels[voxels != 0]
-    if voxels.min() < 0 or (top > 1 and _varies(inside)):
-        raise InputError(
-            "is not a mask: it has "
-            + ("negative values" if voxels.min() < 0 else "the intensities of a scan"),
-            path=path,
-            remedy="Give a file that is 0 outside and 1 inside.",
-        )
-    return replace(mask, voxels=(voxels > 0.5 * min(1.0, top)).astype(np.uint8))
-
-
-def _varies(inside: NDArray[Any]) -> bool:
-    """Whether values are intensities rather than labels: many, few of them like their neighbour."""
-    values = np.unique(inside[:: max(1, len(inside) // 100_000)])
-    return len(values) > _MOST_LABELS and float(np.mean(inside[1:] == inside[:-1])) < 0.5
+    """See `binary_mask`; its errors name the file."""
+    with about(path):
+        return binary_mask(read(path))
 
 
 def _must_be_of_one_contrast(real: list[Volume], synthetic: Volume | None, path: Path) -> None:

@@ -10,9 +10,12 @@ import math
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.errors import InputError, SettingsError
@@ -33,6 +36,7 @@ litres."""
 
 _ONE_PIECE = 0.95  # the least share of a mask in its largest piece
 _OFF_CENTRE_MM = 35.0  # the furthest that, within a slice, a brain's centre is from its head's
+_MOST_LABELS = 64  # of a mask; with more, and few neighbours that are equal, it is a scan
 _CUT = 0.3  # a face of the field of view that cuts more of the largest section cuts off brain;
 _CUT_BELOW = 0.6  # below, where the brain stem leaves, and scans of the upper head end
 _STRIPPED = 1.2  # an image with less around its brain than this was skull-stripped before
@@ -110,11 +114,37 @@ def _cut_off(brain: Mask) -> str | None:
     return None
 
 
+def binary_mask(mask: Volume) -> Volume:
+    """A mask of ones and zeros: of a label map every label, of probabilities those from half of
+    the largest on, or from 0.5 on if there are larger ones.
+
+    Raises:
+        InputError: it is a scan.
+    """
+    voxels = mask.voxels
+    threshold = 0.5 * min(1.0, float(voxels.max()))
+    inside = voxels[voxels != 0]
+    is_signed = voxels.min() < -threshold  # after cubic interpolation, masks are -0.2 to 1.2
+    if is_signed or (voxels.max() > 1.5 and _varies(inside)):
+        raise InputError(
+            "is not a mask: it has "
+            + ("negative values" if is_signed else "the intensities of a scan"),
+            remedy="Give a file that is 0 outside and 1 inside.",
+        )
+    return replace(mask, voxels=(voxels > threshold).astype(np.uint8))
+
+
+def _varies(inside: NDArray[Any]) -> bool:
+    """Whether values are intensities rather than labels: many, few of them like their neighbour."""
+    values = np.unique(inside[:: max(1, len(inside) // 100_000)])
+    return len(values) > _MOST_LABELS and float(np.mean(inside[1:] == inside[:-1])) < 0.5
+
+
 def brain_of_mask(head: Head, mask: Volume | None) -> Mask:
     """A brain mask on the grid of a scan, (i, j, k); its own grid is in the same scanner space.
 
     Raises:
-        InputError: there is none and the scan is not stripped, or it is a 2D image.
+        InputError: there is none and the scan is not stripped, or it is a 2D image or a scan.
     """
     if mask is None:
         if head.stripped is None:
@@ -125,7 +155,10 @@ def brain_of_mask(head: Head, mask: Volume | None) -> Mask:
         return head.stripped
     if mask.is_2d:
         raise InputError("its brain mask is a 2D image", remedy="Give a NIfTI file.")
-    mask = Volume((mask.voxels != 0).astype(np.uint8), mask.affine)
+    try:
+        mask = binary_mask(mask)
+    except InputError as error:
+        raise InputError(f"its brain mask {error.what}", remedy=error.remedy) from None
     if grid_difference(mask, head.volume) is not None:
         mask = resample(mask, head.volume, interpolation="nearest")
     return np.asarray(mask.voxels > 0)
