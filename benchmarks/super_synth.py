@@ -60,7 +60,7 @@ class SuperSynth:
             source=SOURCE,
             target=TARGET,
             hash="mri_super_synth",
-            manifest=SimpleNamespace(standard=PreprocessSettings()),
+            manifest=SimpleNamespace(standard=PreprocessSettings(), trained_on=()),
         )
         matched = find_pairs(pairs, SOURCE, TARGET)
         self._names = {

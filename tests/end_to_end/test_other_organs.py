@@ -203,6 +203,7 @@ class TestEndToEnd:
         with pytest.raises(InputError, match="CT"):
             mrbridge.translate(source, tmp_path / "out", device="cpu")
 
+    @pytest.mark.filterwarnings("ignore:The model was trained on scans of 2 of the 4 cases")
     def test_evaluate(self, thighs: Path, trained: Path, tmp_path: Path) -> None:
         result = mrbridge.evaluate(trained, thighs, tmp_path / "report", device="cpu")
         assert set(result.summary) == {"T2star_to_CT", "CT_to_T2star"}

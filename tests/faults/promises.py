@@ -203,6 +203,11 @@ PROMISES: list[tuple[str, list[str]]] = [
         [f"{_CHECKED}::test_edited_manifests_are_reported_in_one_line"],
     ),
     (
+        "A brain mask of probabilities, or resampled by splines, counts from half of the largest "
+        "value on; a scan is refused as a brain mask",
+        ["preprocessing/test_skull_strip.py::test_probabilities_and_masks_resampled_by_splines"],
+    ),
+    (
         "A synthetic image or a mask is never matched to the scan of another subject or session",
         [
             f"{_SYNTHESES}::test_a_real_scan_that_is_missing_is_not_replaced_by_that_of_another",

@@ -194,6 +194,7 @@ def test_training_slices_are_the_same(suffix: str, tmp_path: Path) -> None:
         assert plain.recipe == wide.recipe
 
 
+@pytest.mark.filterwarnings("ignore:.* as several contrasts")  # one image stands for both
 def test_pairs_stay_aligned_although_each_scan_is_cropped_separately(tmp_path: Path) -> None:
     """A 2D image of which one contrast shows more: the same pixel is the same place in a pair."""
     from mrbridge.dataset.sampling import held_out_slices

@@ -11,7 +11,13 @@ from typing import Any
 from mrbridge import __version__
 from mrbridge.errors import OutputError
 from mrbridge.inference.additional_scans import PlacedScan
-from mrbridge.inference.synthesis import Request, Rounding, Synthesis, synthesise
+from mrbridge.inference.synthesis import (
+    Request,
+    Rounding,
+    Synthesis,
+    report_verdict,
+    synthesise,
+)
 from mrbridge.io import FORMATS, is_readable, write
 from mrbridge.io.atomic import sha256_of, sidecar_path, stem_of, suffix_of
 from mrbridge.io.bids_name import derivative_name, parse_name
@@ -68,7 +74,8 @@ class Translation:
         output: Path,
         uncertainty: Path | None,
     ) -> Translation:
-        """The result for a scan that was translated and written."""
+        """The result for a scan that was translated and written; its verdict is reported."""
+        report_verdict(synthesis, source)
         return cls(
             source,
             output,

@@ -223,11 +223,16 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         if uncertainty is not None:
             voxels = uncertainty.voxels * np.float32(rounding.factor)
             uncertainty = replace(uncertainty, voxels=voxels)
+    planes = translator.planes_of(scan, preprocessed)
+    return Synthesis(source, volume, to, planes, rounding, verdict, uncertainty, placed, notes)
+
+
+def report_verdict(synthesis: Synthesis, path: Path | None) -> None:
+    """Warn of a verdict that is not `usual`, once the translation is written."""
+    verdict = synthesis.verdict
     if verdict.level != "usual":
         how = "unusual" if verdict.level == "unusual" else "refused, and translated by --force"
         log.warning("%s: %s: %s", _name(path), how, "; ".join(verdict.reasons))
-    planes = translator.planes_of(scan, preprocessed)
-    return Synthesis(source, volume, to, planes, rounding, verdict, uncertainty, placed, notes)
 
 
 def _check_2d(request: Request, scan: Volume, path: Path | None) -> None:

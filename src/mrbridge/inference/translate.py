@@ -16,7 +16,7 @@ from mrbridge.inference.in_memory import ArrayAndAffine, Scan, as_volume, in_kin
 from mrbridge.inference.output import Translations, mark, translate_file
 from mrbridge.inference.output_grid import OutputGrid
 from mrbridge.inference.settings import TranslateSettings
-from mrbridge.inference.synthesis import Request, brain_mask, synthesise
+from mrbridge.inference.synthesis import Request, brain_mask, report_verdict, synthesise
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_dicom, read
 from mrbridge.io.contrast import recognised
@@ -170,6 +170,7 @@ def _translate_object(request: Request, image: Any) -> Any:
     """The result for a scan in memory, as the same kind of object."""
     settings = request.settings
     synthesis = synthesise(request, as_volume(image, settings.volume, settings.assume), None)
+    report_verdict(synthesis, None)
     verdict, width = synthesis.verdict, synthesis.uncertainty
     made = in_kind_of(image, synthesis.volume, mark(synthesis.contrast))
     if isinstance(made, Volume):
