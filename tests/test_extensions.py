@@ -68,6 +68,7 @@ def settings_of(**changes: Any) -> TrainSettings:
     return resolve({"preset": "resnet"}, {"networks": {"image_size": 32}}, changes)
 
 
+@pytest.mark.filterwarnings("ignore:The model was trained on scans of")
 @pytest.mark.slow
 def test_all_four_train_resume_translate_and_evaluate(
     here: Path, bids_scans: Path, run: Run
