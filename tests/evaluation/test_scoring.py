@@ -164,7 +164,7 @@ class TestBackground:
             case = Case("a", "a", {"T2w": real}, synthetic=synthetic)
             jobs = Job(case, (Direction(None, "T2w"),), PLAIN)
             if name == "z":
-                with pytest.warns(MrbridgeWarning, match="taken for no signal"):
+                with pytest.warns(MrbridgeWarning, match="count as background"):
                     found = score_case(jobs)["to_T2w"]
             else:
                 found = score_case(jobs)["to_T2w"]

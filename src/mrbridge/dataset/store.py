@@ -109,7 +109,7 @@ class ScanRecord(Settings):
 
     @property
     def short_hash(self) -> str:
-        """What a bundle that was trained on the scan knows it by (`BundleManifest.trained_on`)."""
+        """The first 16 digits of the file's SHA-256, as in `BundleManifest.trained_on`."""
         return self.source_sha256[:16]
 
     @property

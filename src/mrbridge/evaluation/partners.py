@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.contrast import guess_contrast, of_text
+from mrbridge.io.names import without_leading_zeros
 
 # Words of file names that do not identify a scan.
 _GENERIC = {
@@ -77,7 +78,7 @@ def _numbered_otherwise(one: Sequence[str], other: Sequence[str]) -> bool:
 
     numbered = [
         [
-            re.sub(r"(?<!\d)0+(?=\d)", "", name)  # 01 is 1
+            without_leading_zeros(name)
             for name in names
             if re.search(r"\d", name) and of_text(name).contrast is None
         ]

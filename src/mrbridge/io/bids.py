@@ -148,7 +148,7 @@ def _warn_of_similar(scans: Sequence[Scan]) -> None:
     alike: dict[str, dict[str, None]] = defaultdict(dict)
     for scan in scans:
         if scan.subject is not None:
-            key = re.sub(r"(?<!\d)0+(?=\d)", "", names.folded(scan.subject))
+            key = names.without_leading_zeros(names.folded(scan.subject))
             alike[key][scan.subject] = None
     groups: dict[bool, list[str]] = defaultdict(list)
     for several in alike.values():

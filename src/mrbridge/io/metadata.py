@@ -26,7 +26,7 @@ _CORRECT = "Correct it; bids-validator shows more."
 _COLUMNS = ("subject", "session", "contrast", "path")
 _KNOWN_COLUMNS = {*_COLUMNS, "split"}
 _ABSENT = {"", "n/a", "N/A", "NA", "nan", "NaN", "None", "null"}
-"""Cells that BIDS, R and Python write where there is no value."""
+"""How BIDS, R and Python write a missing value."""
 
 
 def read_text(file: Path) -> str:

@@ -266,6 +266,11 @@ def folded(text: str | Path) -> str:
     return unicodedata.normalize("NFC", str(text)).casefold()
 
 
+def without_leading_zeros(text: str) -> str:
+    """A name in which 01 is 1."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
 def natural_key(text: str | Path) -> list[tuple[int, int, str]]:
     """A sort key by which `Image #9` comes before `Image #10`."""
     parts = re.split(r"(\d+)", str(text).casefold())

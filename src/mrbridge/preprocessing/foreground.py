@@ -41,7 +41,7 @@ _ONE_VALUE = 0.9  # share of the faces with one value, from which on it is the b
 _DARKER = 5  # per cent of the image that are darker than the surroundings of a brain of mean 0
 _BLACK = 0.5  # per cent of a brain of mean 0 that are black
 _SAMPLE = 1 << 18  # voxels, at most, of which percentiles are taken
-_MEAN_0 = "its brain has intensities around 0: the darkest ones are taken for no signal"
+_MEAN_0 = "the intensities of its brain are around 0; the darkest count as background"
 
 Index = tuple[int, int, int]
 
@@ -83,7 +83,7 @@ class Head:
 
 
 def black_background(volume: Volume) -> Volume:
-    """A scan with zero where there is no signal, as in magnitude images; usually the scan itself.
+    """Shift the intensities so that the background is zero, as in magnitude images.
 
     A background of one value other than zero, or far below zero, is subtracted: scans in [-1, 1],
     with a constant added, or whole heads scaled to mean 0. If only the brain was scaled to mean 0,
@@ -94,7 +94,8 @@ def black_background(volume: Volume) -> Volume:
         volume: finite voxels of any type, (i, j, k).
 
     Returns:
-        The scan itself, or another one in float32; with a note in the second case.
+        The scan itself if its background is zero already, else a copy in float32; with a note if
+        only the brain was scaled to mean 0.
     """
     voxels = volume.voxels
     longest = np.argsort(voxels.shape)[1:]  # faces of thin slabs are slices
@@ -109,15 +110,13 @@ def black_background(volume: Volume) -> Volume:
         return volume
     black, dark, top = (float(x) for x in np.percentile(values, (_BLACK, _DARKER, 99.9)))
     limit = _NOT_BLACK * (top - level)
-    result = voxels.astype(np.float32)
     if is_one_value and dark < level - limit:
-        result = np.where(voxels == level, 0, np.maximum(result - np.float32(black), 0))
-        return replace(volume, voxels=result, notes=(*volume.notes, _MEAN_0))
+        shifted = np.maximum(voxels.astype(np.float32) - np.float32(black), 0)
+        shifted[voxels == level] = 0
+        return replace(volume, voxels=shifted, notes=(*volume.notes, _MEAN_0))
     if level < -limit or (is_one_value and _NOTHING * top < level <= dark):
-        result -= np.float32(level)
-    else:
-        return volume
-    return replace(volume, voxels=result)
+        return replace(volume, voxels=voxels.astype(np.float32) - np.float32(level))
+    return volume
 
 
 def foreground_mask(slices: Stack) -> Mask:

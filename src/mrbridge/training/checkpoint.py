@@ -232,7 +232,7 @@ def resumed_settings(
     else:
         if changes.get("epochs") and kept.minutes and "minutes" not in changes:
             raise SettingsError(
-                f"this run trains for {kept.minutes:g} minutes, whatever its epochs are",
+                f"this run trains for {kept.minutes:g} minutes, so epochs has no effect",
                 path=run,
                 remedy="Raise minutes, or add --set minutes=null to train by epochs.",
             )
