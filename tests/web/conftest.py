@@ -68,7 +68,11 @@ class Served:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it the worker stands still."""
+        """Within it the worker stands still, after it has ended what it does now."""
+        deadline = time.monotonic() + 180
+        while not self.jobs.is_idle:  # a cancelled scan: another worker loads the models
+            assert time.monotonic() < deadline, "the worker is busy"
+            time.sleep(0.05)
         number = self.jobs.worker.pid
         os.kill(number, signal.SIGSTOP)
         try:

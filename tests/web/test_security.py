@@ -459,6 +459,24 @@ def test_a_stopped_worker_is_replaced(web: Served, t1w: Path, monkeypatch: pytes
     assert web.jobs.worker.pid != number
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system has no waitid")
+def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
+    web: Served, t1w: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mrbridge.web.worker._STOPPED_SECONDS", 0.3)
+    with web.paused():
+        running = web.post(t1w).json()
+        web.end_of(running, "running")
+        before = web.jobs.worker.pid
+        web.client.post(f"/api/jobs/{running['id']}/cancel")
+        deadline = time.monotonic() + 60
+        while web.jobs.worker.pid in (None, before):
+            assert time.monotonic() < deadline
+        os.kill(web.jobs.worker.pid, signal.SIGSTOP)
+    assert web.translated(t1w)["state"] == "done"
+    assert web.end_of(running)["state"] == "cancelled"
+
+
 def test_200_requests_at_once_next_to_slow_clients(web: Served, t1w: Path):
     port = httpx.URL(web.url).port
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]

@@ -104,6 +104,7 @@ class Jobs:
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
         self._closing = False
+        self._current: Job | None = None
         self._reserved = 0
         self._correction = 1.0
         temporary = Path(tempfile.gettempdir())
@@ -135,6 +136,12 @@ class Jobs:
     def is_closing(self) -> bool:
         """Whether the server ends."""
         return self._closing
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no scan is queued, and the worker waits for the next one."""
+        with self._changed:
+            return not self._queue and self._current is None
 
     # -- what requests do
 
@@ -301,6 +308,7 @@ class Jobs:
     def _work(self) -> None:
         while True:
             with self._changed:
+                self._current = None
                 while not self._queue and not self._closing:
                     self._changed.wait()
                 if self._closing:
@@ -309,6 +317,7 @@ class Jobs:
                 looks = (job for job in self._queue if job.task.kind == "look")
                 job = next(looks, self._queue[0])
                 self._queue.remove(job)
+                self._current = job
                 job.state = "running"
                 self._touch(job)
             try:
@@ -325,15 +334,13 @@ class Jobs:
 
         Raises:
             EOFError, OSError: the worker has ended.
-            MrbridgeError: a new worker could not be started.
+            MrbridgeError: it has ended before, and could not be started again.
         """
         self.worker.send(job.task)
         while True:
             if job.id in self._cancelled or self._closing:
                 self._cancelled.discard(job.id)
-                self.worker.kill()
-                if not self._closing:
-                    self.worker.start()
+                self._replace_worker()
                 return
             answer = self.worker.answer(_POLL_SECONDS)
             if answer is None:
@@ -400,7 +407,6 @@ class Jobs:
         """Report a job whose worker was killed, and start another one."""
         if self._closing:
             return
-        self.worker.kill()
         self._fail(
             job,
             MrbridgeError(
@@ -408,8 +414,13 @@ class Jobs:
                 remedy="Start the translation again.",
             ),
         )
-        with suppress(MrbridgeError):  # reported with the next job
-            self.worker.start()
+        self._replace_worker()
+
+    def _replace_worker(self) -> None:
+        self.worker.kill()
+        if not self._closing:
+            with suppress(MrbridgeError):  # reported with the next job
+                self.worker.start()
 
     def _touch(self, job: Job) -> None:
         job.version += 1

@@ -138,8 +138,10 @@ class Worker:
             self._process.start()
         theirs.close()
         try:
-            answer = self._connection.recv()
-        except EOFError:
+            while (answer := self._receive(1.0)) is None:
+                pass
+        except (EOFError, OSError):
+            self.kill()
             raise MrbridgeError(
                 "the worker process ended while it loaded the model", remedy="Check the memory."
             ) from None
@@ -180,11 +182,18 @@ class Worker:
         Raises:
             EOFError, OSError: it has ended, or was stopped (SIGSTOP) and not continued.
         """
+        received = self._receive(seconds)
+        if received is None or received[0] != self._number:
+            return None
+        return received[1:]
+
+    def _receive(self, seconds: float) -> tuple[int, str, Any] | None:
+        """The next message of the process, with the number of its task; see `answer`."""
         assert self._connection is not None
         if self._connection.poll(seconds):
             self._stopped_since = None
-            number, kind, content = self._connection.recv()
-            return (kind, content) if number == self._number else None
+            message: tuple[int, str, Any] = self._connection.recv()
+            return message
         if not self._is_stopped():
             self._stopped_since = None
         elif self._stopped_since is None:
