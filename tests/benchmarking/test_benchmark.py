@@ -187,7 +187,7 @@ def test_without_pairs(
     assert found.means["T1w_to_T2w"]["copy"]["wasserstein"]["mean"] > 0
     text = str(found)
     assert "do not show how accurate" in text
-    assert "slightly too good" in text
+    assert "slightly inflated" in text
     records = [one.model_copy(update={"segments": {"train": [(0, 1)]}})
                for one in small_store.records()]  # fmt: skip
     manifest = small_store.manifest.model_copy(update={"records": records})

@@ -143,7 +143,7 @@ def test_a_scan_in_another_format_is_a_leak(bids: Maker, tmp_path: Path) -> None
     (root / "participants.tsv").write_text(
         "participant_id\tsplit\nsub-01\ttrain\nsub-02\ttrain\nsub-03\tval\nsub-09\ttest\n"
     )
-    message = "one file is in .*such as sub-01_T1w and sub-09_T1w: scores will be too good"
+    message = "one file is in .*such as sub-01_T1w and sub-09_T1w: scores will be inflated"
     with pytest.warns(MrbridgeWarning, match=message):
         prepare(root, tmp_path / "store")
 
@@ -157,7 +157,7 @@ def test_a_file_under_another_name_is_a_leak(contrast: str, bids: Maker, tmp_pat
     (root / "participants.tsv").write_text(
         "participant_id\tsplit\nsub-01\ttrain\nsub-02\ttrain\nsub-03\tval\nsub-09\ttest\n"
     )
-    message = rf"such as sub-01_T1w and sub-09_{contrast}: scores will be too good.*--fix"
+    message = rf"such as sub-01_T1w and sub-09_{contrast}: scores will be inflated.*--fix"
     with pytest.warns(MrbridgeWarning, match=message):
         prepare(root, tmp_path / "store")
 

@@ -209,7 +209,7 @@ class Benchmark:
         if self.values["split"] == "val":
             yield (
                 "The store has no test split. The validation split also chose the best state of "
-                "each training, so these scores are slightly too good."
+                "each training, so these scores are slightly inflated."
             )
         if not self.values["paired"]:
             yield "Without pairs, scores do not show how accurate the synthesis is."

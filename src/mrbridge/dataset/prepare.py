@@ -296,7 +296,7 @@ def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
         count = f"{len(several)} files are" if len(several) > 1 else "one file is"
         warnings.warn(
             f"{count} in several splits, or as several contrasts, under different names, such as "
-            f"{several[0][0].id} and {several[0][1].id}: scores will be too good. mrbridge inspect "
+            f"{several[0][0].id} and {several[0][1].id}: scores will be inflated. mrbridge inspect "
             "--fix writes a table without copies.",
             MrbridgeWarning,
             stacklevel=2,

@@ -286,7 +286,7 @@ def _with_remark(matched: MatchedCases, trained_on: Collection[str]) -> MatchedC
     names = ", ".join(seen[:_NAMED]) + (", …" if len(seen) > _NAMED else "")
     remark = (
         f"The model was trained on scans of {len(seen)} of the {len(cases)} cases ({names}): their "
-        "scores are too good. A table (subject, session, contrast, path) of other scans avoids it."
+        "scores are inflated. A table (subject, session, contrast, path) of other scans avoids it."
     )
     warnings.warn(remark, MrbridgeWarning, stacklevel=3)
     return replace(matched, remarks=[*matched.remarks, remark])

@@ -409,7 +409,7 @@ def _warn_of_leaks(store: Store, known: Collection[str], who: str) -> None:
     if seen:
         warnings.warn(
             f"{who} was trained on {len(seen)} of the {len(held)} scans that the store holds out "
-            "for validation and test: their scores will be too good. A column split of "
+            "for validation and test: their scores will be inflated. A column split of "
             "participants.tsv or of a table keeps a split when scans are added.",
             MrbridgeWarning,
             stacklevel=4,
