@@ -140,7 +140,7 @@ def judge(cases: Sequence[Scored], direction: Direction, summary: Mapping[str, A
     text = f"{label}: {comparison} ({extent}). Scores of the model: {scores}."
     if any(one.baseline_on == "itself" for one in cases):
         text += (
-            " The baseline was fitted to the same scans that it is scored on, so its scores are inflated."
+            " The baseline was fitted to the scans that it is scored on, which inflates its scores."
         )
     return Verdict(key, outcome, text)
 
