@@ -53,7 +53,8 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     with quick_imports():
         from mrbridge.hardware import keep_memory
         from mrbridge.training.distributed import launch
-        from mrbridge.training.run import check_simulated, train as run
+        from mrbridge.training.examples import check_simulated
+        from mrbridge.training.run import train as run
 
     if changes.get("simulated_weight"):
         check_simulated(store)

@@ -8,13 +8,8 @@ import pytest
 from tests.studies import write_series
 
 from mrbridge.errors import InputError, MrbridgeWarning
-from mrbridge.evaluation.cases import (
-    Case,
-    find_pairs,
-    find_synthetic,
-    with_files,
-    with_found_files,
-)
+from mrbridge.evaluation.cases import Case, find_pairs, find_synthetic
+from mrbridge.evaluation.extra_files import with_files, with_found_files
 from mrbridge.evaluation.partners import partner
 
 

@@ -18,7 +18,7 @@ from mrbridge import training_verbs
 from mrbridge.dataset.store import Store
 from mrbridge.errors import Interrupted, OutputError, SettingsError, StoreError
 from mrbridge.training import run as training_run
-from mrbridge.training.run import Run, as_yaml, train
+from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings, preset, resolve
 from mrbridge.tuning import trial as trials
 from mrbridge.tuning.space import FIXED, Range, Space, default_space, read_space
@@ -45,7 +45,7 @@ class Training:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text("state")
         if settings is not None:
-            (run / "settings.yaml").write_text(as_yaml(settings))
+            (run / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
         if len(self.runs) == self.stops_at:
             raise Interrupted("stopped at step 3", path=run)
         rows = []

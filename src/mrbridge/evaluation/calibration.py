@@ -84,17 +84,15 @@ def reliability(error: Values, half_width: Values) -> list[dict[str, float]]:
         For each group `stated` (mean half width), `found` (the 90 % quantile of its errors) and
         `coverage`.
     """
-    rows = []
-    for group in np.array_split(np.argsort(half_width, kind="stable"), _GROUPS):
-        if len(group):
-            rows.append(
-                {
-                    "stated": float(half_width[group].mean()),
-                    "found": float(np.quantile(error[group], NOMINAL)),
-                    "coverage": float((error[group] <= half_width[group]).mean()),
-                }
-            )
-    return rows
+    return [
+        {
+            "stated": float(half_width[group].mean()),
+            "found": float(np.quantile(error[group], NOMINAL)),
+            "coverage": float((error[group] <= half_width[group]).mean()),
+        }
+        for group in np.array_split(np.argsort(half_width, kind="stable"), _GROUPS)
+        if len(group)
+    ]
 
 
 def gradient_size(image: Values) -> NDArray[np.float32]:

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
 
-from mrbridge.errors import InputError, MrbridgeWarning, must_exist
-from mrbridge.evaluation.partners import partner, partner_of_file, words_of
-from mrbridge.io.atomic import stem_of, suffix_of
+from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.evaluation.partners import files_below, partner, words_of
+from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids import find_scans, told_apart
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast, of_path
-from mrbridge.io.formats import is_2d, is_readable, walk
-from mrbridge.io.names import guess_subject, natural_key, series_name, slice_number, subject_folders
+from mrbridge.io.formats import is_2d
+from mrbridge.io.names import guess_subject, series_name, slice_number
 from mrbridge.io.remote import not_fetched
 from mrbridge.io.scans import Scan
-from mrbridge.preprocessing.skull_strip import mask_path
 from mrbridge.volume import CONTRASTS
-
-_KINDS: dict[str, tuple[str, ...]] = {
-    "mask": ("mask", "suffix"),
-    "lesions": ("mask", "suffix"),
-    "uncertainty": ("derived map",),
-    "source": (),
-}
-"""What files are, by their names (`Identity.kind`)."""
-_LESION_WORDS = {"lesion", "lesions", "wmh", "tumor", "tumour", "stroke", "infarct"}
 
 _SYNTHETIC = "desc-synth"
 _ITSELF = "is the real scan itself"
 _NO_MATCH = "matches no real scan, or more than one"
-_LESION_MASKS = ("{entities}_label-lesion_mask.nii.gz", "{entities}_desc-lesion_mask.nii.gz")
+_BY_NAME = (
+    "2D images were paired by their names, assuming that images with the same name show the same "
+    "slice of the same subject."
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +56,8 @@ class Case:
         subject: cases of one subject are never used for each other's baseline.
         images: real scans by contrast.
         synthetic: a synthetic image of the only real scan; None if a model makes it.
-        mask: the file of its mask, if any.
         source: the scan that the synthetic image was made from, if that is known.
-        lesions: the file of its lesion mask, if any.
-        uncertainty: the file of the synthetic image's uncertainty map, if any.
+        mask, lesions, uncertainty: files of its masks and of the synthetic image's uncertainty map.
     """
 
     name: str
@@ -80,6 +68,11 @@ class Case:
     source: Path | None = None
     lesions: Path | None = None
     uncertainty: Path | None = None
+
+    @property
+    def scored(self) -> list[Path]:
+        """The files of the real scans, then that of the synthetic image, if there is one."""
+        return [*self.images.values(), *([self.synthetic] if self.synthetic else [])]
 
     @property
     def source_contrast(self) -> str | None:
@@ -111,13 +104,13 @@ def find_pairs(
     Raises:
         InputError: there is no usable scan.
     """
-    several = list(pairs) if isinstance(pairs, list | tuple) else pairs
-    found = find_scans(several, (source, target), force=force)
+    root = Path(pairs) if isinstance(pairs, str | Path) else None
+    found = find_scans(pairs, (source, target), force=force)
     left_out = [(path.name, reason) for path, reason in found.ignored]
     if not found.scans:
         raise InputError(
             f"holds no {source} and no {target} scan",
-            path=pairs if isinstance(pairs, str | Path) else None,
+            path=root,
             remedy="Name a BIDS dataset, a folder or a table with scans of these contrasts.",
         )
     series = next((scan for scan in found.scans if scan.series is not None), None)
@@ -127,11 +120,10 @@ def find_pairs(
             path=series.path,
             remedy="Convert both contrasts to NIfTI first.",
         )
-    masks = _brain_masks(Path(pairs)) if isinstance(pairs, str | Path) else {}
+    masks = {} if root is None else _brain_masks(root)
     cases: list[Case] = []
     singles: list[Case] = []
-    by_name = False
-    by_table = isinstance(pairs, str | Path) and Path(pairs).is_file()
+    by_name, by_table = False, root is not None and root.is_file()
     for group in _groups(found.scans).values():
         pairs_of_group = list(_in_pairs(group, source, target, by_table=by_table))
         paired = {scan.path for scans in pairs_of_group for scan in scans}
@@ -145,12 +137,7 @@ def find_pairs(
             case = _case_of(scans[0], images, masks)
             (cases if len(images) == 2 else singles).append(case)
             by_name |= len(images) == 2 and scans[0].subject is None
-    remarks = []
-    if by_name:
-        remarks.append(
-            "2D images were paired by their names, assuming that images with the same name show "
-            "the same slice of the same subject."
-        )
+    remarks = [_BY_NAME] if by_name else []
     return MatchedCases(_uniquely_named(cases), _uniquely_named(singles), left_out, remarks)
 
 
@@ -203,122 +190,15 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
             path=synthetic,
             remedy="Use equal file names, BIDS names, or one file each.",
         )
-    if not real.is_file():
-        cases = _told_apart(cases, real)
-    return MatchedCases(_uniquely_named(cases), [], left_out)
-
-
-def _told_apart(cases: Sequence[Case], root: Path) -> list[Case]:
-    """The cases, subject 1 of one site apart from subject 1 of another."""
-    files = [next(iter(case.images.values())) for case in cases]
+    # Subject 1 of one site is not subject 1 of another.
     scans = [
         Scan(file, case.subject, None, "", file.name)
-        for file, case in zip(files, cases, strict=True)
+        for case in cases
+        for file in case.images.values()
     ]
-    return [
-        replace(case, subject=str(scan.subject))
-        for case, scan in zip(cases, told_apart(scans, root), strict=True)
-    ]
-
-
-def with_files(
-    cases: Iterable[Case],
-    place: str | Path,
-    what: Literal["mask", "lesions", "source", "uncertainty"],
-) -> list[Case]:
-    """The cases with masks or scans from a file (for all) or a folder (matched like synthetic
-    images).
-
-    A case without a matching file gets None.
-
-    Raises:
-        InputError: `place` does not exist, or contains no scan.
-    """
-    files = _files(Path(place))
-
-    def with_file(case: Case, path: Path | None) -> Case:
-        changes: dict[str, Any] = {what: path}
-        return replace(case, **changes)
-
-    if Path(place).is_file():
-        cases = list(cases)
-        if what == "source":
-            _must_be_another(files[0][0], cases)
-        return [with_file(case, files[0][0]) for case in cases]
-    # In a folder that holds scans, too, only masks and maps count.
-    files = [item for item in files if of_path(item[1]).kind in _KINDS[what]] or files
-    if what in ("mask", "lesions"):  # a folder may hold masks of the brain and of lesions
-        is_wanted = [_is_of_lesions(item[1]) == (what == "lesions") for item in files]
-        files = list(compress(files, is_wanted)) or files
-    matches: list[tuple[Case, tuple[Path, Path] | None]] = []
-    subjects: dict[Path, set[str]] = defaultdict(set)
-    for case in cases:
-        known = [*case.images.values(), *([case.synthetic] if case.synthetic else [])]
-        others = [item for item in files if item[0].resolve() not in {p.resolve() for p in known}]
-        candidates = (partner_of_file(path, others) for path in known)
-        match = next((candidate for candidate in candidates if candidate is not None), None)
-        matches.append((case, match))
-        if match is not None:
-            subjects[match[0]].add(case.subject)
-
-    def is_of(case: Case, file: Path, relative: Path) -> bool:
-        """Of files whose name several subjects have, only that in the folder of the subject."""
-        nearest = subject_folders(relative)[-1:]
-        if len(subjects[file]) == 1 or not nearest:
-            return True
-        return any(nearest[0] in path.parts for path in case.images.values())
-
-    return [
-        with_file(case, match[0] if match is not None and is_of(case, *match) else None)
-        for case, match in matches
-    ]
-
-
-def _must_be_another(source: Path, cases: Sequence[Case]) -> None:
-    """Refuse a real scan or a synthetic image as the source."""
-    for case in cases:
-        synthetic = [] if case.synthetic is None else [case.synthetic]
-        for path in (*case.images.values(), *synthetic):
-            if path.resolve() == source.resolve():
-                what = "synthetic image" if path in synthetic else "real scan"
-                raise InputError(
-                    f"is the {what} itself, not its source",
-                    path=source,
-                    remedy="Name the scan that the synthetic image was made from.",
-                )
-
-
-def _is_of_lesions(relative: Path) -> bool:
-    return not _LESION_WORDS.isdisjoint(re.split(r"[^a-z]+", stem_of(relative).lower()))
-
-
-def with_found_files(case: Case) -> Case:
-    """The case with the lesion mask of a BIDS derivative and the uncertainty map that `translate
-    --uncertainty` wrote next to its synthetic image, if there are any."""
-    masks = (mask_path(path, name) for path in case.images.values() for name in _LESION_MASKS)
-    lesions = case.lesions or next((mask for mask in masks if mask is not None), None)
-    if lesions is not None and (missing := not_fetched(lesions)) is not None:
-        warnings.warn(
-            f"{missing} Without it, lesions are not measured.", MrbridgeWarning, stacklevel=2
-        )
-        lesions = None
-    uncertainty = case.uncertainty
-    if uncertainty is None and case.synthetic is not None:
-        uncertainty = _map_of(case.synthetic)
-    return replace(case, lesions=lesions, uncertainty=uncertainty)
-
-
-def _map_of(synthetic: Path) -> Path | None:
-    """The uncertainty map in the folder of a synthetic image: by the name that `translate` gives it
-    or, if there is only one that matches, by the words of its name."""
-    suffix, stem = suffix_of(synthetic), stem_of(synthetic)
-    for name in (stem.replace("desc-synth", "desc-uncertainty"), f"{stem}_uncertainty"):
-        path = synthetic.with_name(f"{name}{suffix}")
-        if path != synthetic and path.is_file():
-            return path
-    maps = sorted(synthetic.parent.glob("*uncertainty*"))
-    match = partner(Path(synthetic.name), [(m, Path(m.name)) for m in maps if is_readable(m)])
-    return None if match is None else match[0]
+    apart = zip(cases, told_apart(scans, real), strict=True)
+    cases = [replace(case, subject=str(scan.subject)) for case, scan in apart]
+    return MatchedCases(_uniquely_named(cases), [], left_out)
 
 
 def _of_equal_folders(
@@ -375,7 +255,7 @@ def _in_pairs(
     if complete:
         yield from complete
         return
-    firsts = {contrast: scan for scan in reversed(group) for contrast in [scan.contrast]}
+    firsts = {scan.contrast: scan for scan in reversed(group)}
     if len(firsts) == 2 and not is_2d(group[0].path):
         yield [firsts[source], firsts[target]]  # repeated runs of one session
         return
@@ -415,23 +295,10 @@ def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
     return masks
 
 
-def _files(root: Path) -> list[tuple[Path, Path]]:
-    """Readable files at or below `root`, each with its relative path, in natural order."""
-    if root.is_file():
-        return [(root, Path(root.parent.name, root.name))]
-    must_exist(root)
-    paths = [(path, path.relative_to(root)) for path in walk(root) if is_readable(path)]
-    if not paths:
-        raise InputError(
-            "contains no scan", path=root, remedy="Name a file, or a folder with scans."
-        )
-    return sorted(paths, key=lambda item: natural_key(item[1]))
-
-
 def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[tuple[Path, Path]]:
     """Readable files whose names do not say that they are something else."""
     kept = []
-    for path, relative in _files(root):
+    for path, relative in files_below(root):
         identity = of_path(relative)
         if identity.is_other and not force:
             if root.is_file():

@@ -39,9 +39,7 @@ def sharpness(
         total = 0.0
         for axis in (1, 2):
             along = np.diff(image, axis=axis) / steps[axis]
-            here, there = [slice(None)] * 3, [slice(None)] * 3
-            here[axis], there[axis] = slice(None, -1), slice(1, None)
-            both = mask[tuple(here)] & mask[tuple(there)]
+            both = np.delete(mask, -1, axis) & np.delete(mask, 0, axis)
             total += float(np.square(along[both], dtype=np.float64).mean()) if both.any() else 0.0
         return total
 

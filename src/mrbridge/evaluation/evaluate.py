@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mrbridge.errors import (
     InputError,
@@ -20,15 +20,8 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.evaluation import output, summary
-from mrbridge.evaluation.cases import (
-    Case,
-    Direction,
-    MatchedCases,
-    find_pairs,
-    find_synthetic,
-    with_files,
-    with_found_files,
-)
+from mrbridge.evaluation.cases import Case, Direction, MatchedCases, find_pairs, find_synthetic
+from mrbridge.evaluation.extra_files import Extra, with_files, with_found_files
 from mrbridge.evaluation.result import Evaluation, Mode, Scored, finite, some, worst_and_median
 from mrbridge.evaluation.scoring import (
     Job,
@@ -60,7 +53,6 @@ _NAMED = 4  # cases, in a remark
 _EMBEDDED = 20  # cases whose images for the viewer are kept until the worst one is known
 
 _Result = TypeVar("_Result")
-_Extra = Literal["mask", "source", "lesions", "uncertainty"]
 _Failures = list[tuple[str, str]]  # case or folder, reason
 
 
@@ -91,7 +83,6 @@ def evaluate(
             otherwise `settings.mask` decides.
         lesions: a lesion mask for all, or a folder of them, matched in the same way; otherwise
             those of BIDS derivatives (`…_label-lesion_mask.nii.gz`) are used where they exist.
-        settings: how to score.
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler whose workers have access to the same
             files at the same absolute paths.
@@ -121,7 +112,7 @@ def evaluate(
             [Direction(source, target), Direction(target, source)],
             translator,
             out=_local(out, workers),
-            extra={"mask": _local(mask, workers), "lesions": _local(lesions, workers)},
+            extra={"mask": mask, "lesions": lesions},
             settings=settings,
             workers=workers,
         )
@@ -160,12 +151,7 @@ def score(
         find_synthetic(real, synthetic, force=force),
         [real, synthetic],
         out=_local(out, workers),
-        extra={
-            "mask": _local(mask, workers),
-            "source": _local(source, workers),
-            "lesions": _local(lesions, workers),
-            "uncertainty": _local(uncertainty, workers),
-        },
+        extra={"mask": mask, "source": source, "lesions": lesions, "uncertainty": uncertainty},
         settings=settings or EvaluateSettings(),
         workers=workers,
     )
@@ -178,7 +164,7 @@ def _evaluate(
     translator: TranslatorLike | None = None,
     *,
     out: Path | None,
-    extra: Mapping[_Extra, Path | None],
+    extra: Mapping[Extra, str | Path | None],
     settings: EvaluateSettings,
     workers: Workers,
 ) -> Evaluation:
@@ -189,7 +175,8 @@ def _evaluate(
     if mask is None and settings.mask != "brain":
         cases = [replace(case, mask=None) for case in cases]
     remarks = list(matched.remarks)
-    for what, place in extra.items():
+    for what, named in extra.items():
+        place = _local(named, workers)
         if place is not None:
             cases = with_files(cases, place, what)
             remarks += _unmatched(cases, what, place)
@@ -298,7 +285,7 @@ def _is_among(case: Case, trained_on: Collection[str]) -> bool:
     return False
 
 
-def _unmatched(cases: Sequence[Case], what: _Extra, place: Path) -> list[str]:
+def _unmatched(cases: Sequence[Case], what: Extra, place: Path) -> list[str]:
     """A remark on cases without a file, which are scored without it; a mask is necessary.
 
     Raises:

@@ -65,11 +65,10 @@ def draw_slices(
     rows = [("middle", middle), ("worst", worst)] if worst != middle else [("worst", worst)]
     if len(slices) == 1:
         rows = [("", 0)]
-    titles = [f"synthetic {panels.direction.target}", f"real {panels.direction.target}"]
-    stacks = [panels.synthetic, panels.real]
+    target = panels.direction.target
+    stacks = {f"synthetic {target}": panels.synthetic, f"real {target}": panels.real}
     if panels.source is not None:
-        titles.insert(0, f"input {panels.direction.source}")
-        stacks.insert(0, panels.source)
+        stacks = {f"input {panels.direction.source}": panels.source} | stacks
     window = _window(panels)
     aspect = 1.0 if panels.spacing is None else panels.spacing[1] / panels.spacing[2]
     height, width = (part.stop - part.start for part in window)
@@ -80,7 +79,7 @@ def draw_slices(
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (word, position) in zip(axes, rows, strict=True):
         number = slices[position]
-        for axis, stack in zip(line, stacks, strict=False):
+        for axis, stack in zip(line, stacks.values(), strict=False):
             axis.imshow(stack[number][window], cmap="gray", vmin=0, vmax=1.05, aspect=aspect)
         difference = np.where(panels.mask, panels.synthetic - panels.real, np.nan)[number][window]
         shown = line[-1].imshow(
@@ -94,7 +93,7 @@ def draw_slices(
         )
         if panels.spacing is not None:
             _mark_sides(line[0])
-    for axis, title in zip(axes[0], [*titles, "synthetic − real"], strict=True):
+    for axis, title in zip(axes[0], [*stacks, "synthetic − real"], strict=True):
         axis.set_title(title, fontsize=_SMALL + 1)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -112,8 +111,8 @@ def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
         panels: the stacks, each scaled by its own percentile.
         lesions: at least one.
     """
-    stacks = {f"real {panels.direction.target}": panels.real}
-    stacks[f"synthetic {panels.direction.target}"] = panels.synthetic
+    target = panels.direction.target
+    stacks = {f"real {target}": panels.real, f"synthetic {target}": panels.synthetic}
     if panels.source is not None:
         stacks = {f"input {panels.direction.source}": panels.source} | stacks
     spacing = panels.spacing or (1.0, 1.0, 1.0)
@@ -255,15 +254,14 @@ def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: 
     """
     figure = _figure(4.7, 3.9)
     axis = figure.subplots()
-    extent = (0, HISTOGRAM_TOP, 0, HISTOGRAM_TOP)
     shown = axis.imshow(
         np.where(counts.T > 0, counts.T, np.nan),
         origin="lower",
-        extent=extent,
+        extent=(0, HISTOGRAM_TOP, 0, HISTOGRAM_TOP),
         norm=LogNorm(1, max(2, int(counts.max()))),
         cmap="viridis",
     )
-    axis.plot([0, HISTOGRAM_TOP], [0, HISTOGRAM_TOP], color="#d1742a", linewidth=1)
+    axis.plot([0, HISTOGRAM_TOP], [0, HISTOGRAM_TOP], color=COLOURS["floor"], linewidth=1)
     _tidy(axis, f"real {direction.target}", f"synthetic {direction.target}, fitted")
     axis.grid(False)
     bar = figure.colorbar(shown, ax=axis)
@@ -293,17 +291,9 @@ def _window(panels: Panels) -> tuple[slice, slice]:
 
 def _mark_sides(axis: Any) -> None:
     """R and L, in radiological convention: columns run to the patient's left."""
-    for x, letter in ((0.02, "R"), (0.98, "L")):
-        axis.text(
-            x,
-            0.98,
-            letter,
-            color="white",
-            fontsize=_SMALL,
-            transform=axis.transAxes,
-            ha="left" if letter == "R" else "right",
-            va="top",
-        )
+    style = {"color": "white", "fontsize": _SMALL, "transform": axis.transAxes, "va": "top"}
+    axis.text(0.02, 0.98, "R", ha="left", **style)
+    axis.text(0.98, 0.98, "L", ha="right", **style)
 
 
 def _tidy(axis: Any, x: str, y: str = "") -> None:

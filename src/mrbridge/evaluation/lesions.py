@@ -80,25 +80,6 @@ class Lesion:
         }
 
 
-def measure_lesions(
-    mask: Mask,
-    real: Stack,
-    synthetic: Stack,
-    source: Stack | None,
-    usable: Mask,
-    spacing: Sequence[float],
-) -> list[Lesion]:
-    """Every connected component of a lesion mask, the largest first.
-
-    Args:
-        mask: where the lesions are.
-        real, synthetic, source: images, 1 being their 99.5th percentile; the source may be None.
-        usable: where a ring may be: inside the brain, without fluid.
-        spacing: mm along the three axes.
-    """
-    return _measured(mask, real, synthetic, source, usable & ~mask, spacing)
-
-
 def find_invented(
     real: Stack,
     synthetic: Stack,
@@ -115,34 +96,29 @@ def find_invented(
     their contrast there.
 
     Args:
-        real, synthetic, source: as of `measure_lesions`.
+        real, synthetic, source, spacing: as of `measure_lesions`.
         white: normal-appearing white matter: without lesions and what is near to them.
-        spacing: mm along the three axes.
         sign: 1 if lesions are bright in this contrast, -1 if they are dark.
     """
-    widths = [_EDGE_MM / step for step in spacing]
     # Voxels at the edge of the mask are partial volume, however large they are.
     core = ndimage.binary_erosion(white, border_value=1)
     core &= ndimage.distance_transform_edt(white, spacing) > _EDGE_MM
     if not core.any():
         return []
-    local = {
-        name: sign * _local_contrast(image, core, spacing)
-        for name, image in (("real", real), ("synthetic", synthetic))
-    }
-    reach = tuple(2 * max(1, round(width)) + 1 for width in widths)
-    spots = core & (local["real"] == ndimage.maximum_filter(local["real"], reach))
-    threshold = float(np.percentile(local["real"][spots], _REAL_PERCENTILE))
-    blobs, _ = ndimage.label((local["synthetic"] > threshold) & core, _TOUCHES)
+    shown, made = (sign * _local_contrast(image, core, spacing) for image in (real, synthetic))
+    reach = tuple(2 * max(1, round(_EDGE_MM / step)) + 1 for step in spacing)
+    spots = core & (shown == ndimage.maximum_filter(shown, reach))
+    threshold = float(np.percentile(shown[spots], _REAL_PERCENTILE))
+    blobs, _ = ndimage.label((made > threshold) & core, _TOUCHES)
     invented = np.zeros(core.shape, bool)
     for number, box in enumerate(ndimage.find_objects(blobs), start=1):
         # What is shown a little further away is misplaced, not invented.
         box = _widened(box, reach, core.shape)
         blob = blobs[box] == number
         near = ndimage.binary_dilation(blob, _TOUCHES)
-        if local["real"][box][near].max() < KEPT * local["synthetic"][box][blob].max():
+        if shown[box][near].max() < KEPT * made[box][blob].max():
             invented[box] |= blob
-    return _measured(invented, real, synthetic, source, white & ~invented, spacing, "invented")
+    return measure_lesions(invented, real, synthetic, source, white, spacing, "invented")
 
 
 def worst_lesions(lesions: Sequence[Lesion]) -> list[Lesion]:
@@ -159,24 +135,21 @@ def count(lesions: Sequence[Lesion]) -> dict[str, dict[str, dict[str, float]]]:
     """
     table: dict[str, dict[str, dict[str, float]]] = {}
     for visibility in ("all", *VISIBILITIES):
+        is_all = visibility == "all"
         row: dict[str, dict[str, float]] = {}
-        for outcome in (*OUTCOMES, "invented"):
-            of_both = [
-                lesion
+        for outcome in (*OUTCOMES, "invented") if is_all else OUTCOMES:
+            volumes = [
+                lesion.volume_ml
                 for lesion in lesions
-                if lesion.outcome == outcome
-                and (visibility == "all" or visibility == lesion.visibility)
+                if lesion.outcome == outcome and (is_all or visibility == lesion.visibility)
             ]
-            ml = round(math.fsum(lesion.volume_ml for lesion in of_both), 3)
-            row[outcome] = {"number": len(of_both), "ml": ml}
-        if visibility != "all":
-            row.pop("invented")
-        if visibility == "all" or any(cell["number"] for cell in row.values()):
+            row[outcome] = {"number": len(volumes), "ml": round(math.fsum(volumes), 3)}
+        if is_all or any(cell["number"] for cell in row.values()):
             table[visibility] = row
     return table
 
 
-def _measured(
+def measure_lesions(
     mask: Mask,
     real: Stack,
     synthetic: Stack,
@@ -185,6 +158,15 @@ def _measured(
     spacing: Sequence[float],
     outcome: Outcome | None = None,
 ) -> list[Lesion]:
+    """Every connected component of a lesion mask, the largest first.
+
+    Args:
+        real, synthetic, source: images, 1 being their 99.5th percentile; the source may be None.
+        usable: where a ring may be, lesions left out: inside the brain, without fluid.
+        spacing: mm along the three axes.
+        outcome: of all, if it is known.
+    """
+    usable = usable & ~mask
     components, _ = ndimage.label(mask, _TOUCHES)
     voxel_ml = float(math.prod(spacing)) / 1000
     margin = [math.ceil(RING_MM / step) for step in spacing]

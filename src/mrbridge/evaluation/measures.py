@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Measured:
 def catalogue() -> list[dict[str, Any]]:
     """The groups of `measures.toml`: `title`, `note` and `measure` (`key`, `name`, `unit`,
     `digits`, `meaning`)."""
-    text = files("mrbridge.evaluation").joinpath("measures.toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("measures.toml").read_text("utf-8")
     groups: list[dict[str, Any]] = tomllib.loads(text)["group"]
     return groups
 
@@ -91,10 +91,11 @@ def measure(
             "lesions are measured in millimetres, and a 2D image has no voxel size",
             remedy="Leave out --lesions, or use NIfTI files.",
         )
+    source = scans.source_of(direction)
     parts: dict[str, Mask] = {}
     found: list[Lesion] | None = None
     if spacing is not None:
-        anatomy = _anatomy(scans, settings, direction, synthetic)
+        anatomy = _anatomy(scans, settings, direction, synthetic, source)
         if anatomy is not None:
             values |= tissues.compare(anatomy.real, anatomy.synthetic, spacing)
             parts = {tissue: anatomy.real == number for tissue, number in tissues.TISSUES.items()}
@@ -102,14 +103,13 @@ def measure(
             parts["edge"] = anatomy.brain & (depth <= _EDGE_MM)
         if mask is not None:
             parts["lesions"] = mask
-        source = scans.source_of(direction)
         images = real, made, None if source is None else metrics.scaled(source, inside)
         found, of_lesions = _lesions(direction, mask, images, inside, anatomy, spacing)
         values |= of_lesions
         found = _placed(found, scans)
     reliability: list[dict[str, float]] = []
     if widths is not None:
-        of_map, reliability = _uncertainty(scans, direction, synthetic, inside, widths, parts)
+        of_map, reliability = _uncertainty(real, synthetic, source, inside, widths, parts)
         values |= of_map
     known = {key: value for key, value in values.items() if not math.isnan(value)}
     return Measured(known, found, mask is not None, reliability)
@@ -134,16 +134,18 @@ class _Anatomy:
 
 
 def _anatomy(
-    scans: CaseScans, settings: EvaluateSettings, direction: Direction, synthetic: Stack
+    scans: CaseScans,
+    settings: EvaluateSettings,
+    direction: Direction,
+    synthetic: Stack,
+    source: Stack | None,
 ) -> _Anatomy | None:
     """The anatomy; None without a brain mask, or if this is not asked for."""
-    contrast = direction.target
-    if not settings.tissues or not tissues.can_segment(contrast):
-        return None
-    brain = scans.brain
+    contrast, source_contrast = direction.target, str(direction.source)
+    is_wanted = settings.tissues and tissues.can_segment(contrast)
+    brain = scans.brain if is_wanted else None
     if brain is None:
         return None
-    source, source_contrast = scans.source_of(direction), str(direction.source)
     try:
         of_real = tissues.segment(scans.stacks[contrast], brain, contrast)
         of_synthetic = tissues.segment(synthetic, brain, contrast)
@@ -201,25 +203,22 @@ def _placed(found: list[Lesion] | None, scans: CaseScans) -> list[Lesion] | None
 
 
 def _uncertainty(
-    scans: CaseScans,
-    direction: Direction,
+    real: Stack,
     synthetic: Stack,
+    source: Stack | None,
     inside: Mask,
     widths: Stack,
     parts: Mapping[str, Mask],
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """The measures of an uncertainty map, and its reliability."""
-    real = metrics.scaled(scans.stacks[direction.target], inside)
     scale, offset = metrics.fit_nonnegative(real, synthetic, inside)
-    chosen = {name: part[inside] for name, part in parts.items()}
     error = np.abs(real - (scale * synthetic + offset))[inside]
     half = scale * widths[inside]
-    values = calibration.assess(error, half, chosen)
+    values = calibration.assess(error, half, {name: part[inside] for name, part in parts.items()})
     own = float(np.percentile(synthetic[inside], metrics.REFERENCE_PERCENTILE))
     if own > 0:
         plain = np.abs(real - synthetic / own)[inside]
         values["coverage_plain"] = float((plain <= widths[inside] / own).mean())
-    source = scans.source_of(direction)
     if source is not None:
         gradient = calibration.gradient_size(source)[inside]
         values["auroc_source_gradient"] = calibration.auroc_of_worst(error, gradient)

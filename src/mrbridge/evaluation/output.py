@@ -13,7 +13,7 @@ import numpy as np
 from mrbridge import __version__
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Direction
-from mrbridge.evaluation.result import Evaluation, Scored, finite
+from mrbridge.evaluation.result import Evaluation, Scored, finite, with_scores
 from mrbridge.evaluation.scoring import Job
 from mrbridge.io.atomic import read_json, write_json, write_text
 from mrbridge.io.names import folded
@@ -58,11 +58,7 @@ def draw_overall(
     paths: dict[str, dict[str, Path]] = {}
     for direction in directions:
         key = direction.key
-        results = {
-            one.case.name: one.results[key]
-            for one in cases
-            if key in one.results and one.results[key].scores
-        }
+        results = {one.case.name: one.results[key] for one in with_scores(cases, key)}
         if not results:
             continue
         paths[key] = {"joint": folder / f"all_{key}_joint-histogram.png"}
@@ -96,18 +92,16 @@ def check_place(out: Path) -> None:
 
 def interrupted(scored: Sequence[Scored], failures: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The results so far of an evaluation that was interrupted."""
-    done = [
-        {
-            "case": one.case.name,
-            "scores": {key: finite(result.scores) for key, result in one.results.items()},
-        }
-        for one in scored
-    ]
-    failed = [{"case": name, "error": reason} for name, reason in failures]
     return {
         "created_by": f"mrbridge {__version__}",
-        "done": done,
-        "failed": failed,
+        "done": [
+            {
+                "case": one.case.name,
+                "scores": {key: finite(result.scores) for key, result in one.results.items()},
+            }
+            for one in scored
+        ],
+        "failed": [{"case": name, "error": reason} for name, reason in failures],
         "interrupted": True,
     }
 
@@ -128,10 +122,8 @@ def write_result(result: Evaluation, out: Path) -> None:
         remove(out / "lesions.csv")
     write_json(out / "scores.json", result.as_json())
     write_text(out / "report.html", result.as_html())
-    current = {path for paths in result.figures.values() for path in paths.values()}
-    for one in result.cases:
-        for of_direction in one.results.values():
-            current.update(of_direction.figures.values())
+    of_cases = [one.figures for scored in result.cases for one in scored.results.values()]
+    current = {path for paths in (*result.figures.values(), *of_cases) for path in paths.values()}
     for path in (out / "figures").glob("*.png"):
         if _FIGURES.search(path.name) and path not in current and is_ours(path):
             remove(path)

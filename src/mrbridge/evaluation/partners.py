@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrbridge.errors import InputError, must_exist
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.contrast import guess_contrast, of_text
-from mrbridge.io.names import without_leading_zeros
+from mrbridge.io.formats import is_readable, walk
+from mrbridge.io.names import natural_key, without_leading_zeros
 
 # Words of file names that do not identify a scan.
 _GENERIC = {
@@ -104,3 +106,16 @@ def words_of(relative: Path) -> tuple[str, ...]:
         for word in words
         if word.lower() not in _GENERIC and guess_contrast(Path(f"{word}.nii.gz")) is None
     )
+
+
+def files_below(root: Path) -> list[tuple[Path, Path]]:
+    """Readable files at or below `root`, each with its relative path, in natural order."""
+    if root.is_file():
+        return [(root, Path(root.parent.name, root.name))]
+    must_exist(root)
+    paths = [(path, path.relative_to(root)) for path in walk(root) if is_readable(path)]
+    if not paths:
+        raise InputError(
+            "contains no scan", path=root, remedy="Name a file, or a folder with scans."
+        )
+    return sorted(paths, key=lambda item: natural_key(item[1]))

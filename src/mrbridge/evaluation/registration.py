@@ -142,25 +142,21 @@ class CaseScans:
     ) -> None:
         self._case, self._settings, self._registration = case, settings, registration
         real = {contrast: read(path) for contrast, path in case.images.items()}
-        self.volumes = {
-            contrast: replace(volume, contrast=volume.contrast or contrast)
-            for contrast, volume in real.items()
-        }
-        for contrast, volume in self.volumes.items():
+        for contrast, volume in real.items():
             if volume.synthetic:
                 raise InputError(
                     "is marked as synthetic, so nothing can be scored against it",
                     path=case.images[contrast],
                     remedy="Use the scan as it was acquired.",
                 )
-        first = next(iter(self.volumes.values()))
+        first = next(iter(real.values()))
         self.volumes = {
-            contrast: stored_like(volume, first) for contrast, volume in self.volumes.items()
+            contrast: stored_like(replace(volume, contrast=volume.contrast or contrast), first)
+            for contrast, volume in real.items()
         }
-        self.synthetic = (
-            None if case.synthetic is None else stored_like(read(case.synthetic), first)
-        )
-        _must_be_of_one_contrast(list(real.values()), self.synthetic, self._path)
+        made = None if case.synthetic is None else read(case.synthetic)
+        self.synthetic = None if made is None else stored_like(made, first)
+        _must_be_of_one_contrast(list(real.values()), made, self._path)
         self.source = None if case.source is None else black_background(read(case.source))
         self._scans = {c: black_background(volume) for c, volume in self.volumes.items()}
         for contrast, volume in self._scans.items():
@@ -175,7 +171,6 @@ class CaseScans:
         else:
             for other in others:
                 _must_be_on_one_grid(self.grid, other, "the scans of the pair", self._path)
-        self._covered = self._find_covered()
         self.stacks = {c: self._slices(self._scans[c], c) for c in self.volumes}
         self.masks = {contrast: self._mask(contrast) for contrast in self.volumes}
 
@@ -189,7 +184,8 @@ class CaseScans:
         """Between slices, rows, columns in mm; None for a 2D image."""
         return to_slices(self.grid, None)[1].spacing
 
-    def _find_covered(self) -> Mask | None:
+    @cached_property
+    def _covered(self) -> Mask | None:
         """Where both scans of a registered pair were scanned, on the grid of the scores; None:
         everywhere."""
         if self._registration is None:

@@ -31,6 +31,7 @@ KINDS = ("fit", "plain")
 MEASURES = ("psnr", "ssim", "mae")
 
 _FILES = 4  # listed for each reason in the report
+_ANSWERS = {"yes": "may be used for", "no": "not for", "unknown": "not shown whether for"}
 _ROW = ("case", "subject", "direction")  # the first columns of every table
 
 Mode = Literal["pairs", "unpaired", "files"]
@@ -73,6 +74,11 @@ class Scored:
         }
 
 
+def with_scores(cases: Sequence[Scored], key: str) -> list[Scored]:
+    """The cases that were scored against a real scan in this direction."""
+    return [one for one in cases if key in one.results and one.results[key].scores]
+
+
 def worst_and_median(cases: Sequence[Scored]) -> list[tuple[str, str, Scored]]:
     """The cases to look at: in each direction those with the lowest and the median SSIM (fitted).
 
@@ -82,8 +88,7 @@ def worst_and_median(cases: Sequence[Scored]) -> list[tuple[str, str, Scored]]:
     chosen = []
     for key in dict.fromkeys(key for one in cases for key in one.results):
         ranked = sorted(
-            (one for one in cases if key in one.results and one.results[key].scores),
-            key=lambda one: one.results[key].scores["model"]["fit"]["ssim"],
+            with_scores(cases, key), key=lambda one: one.results[key].scores["model"]["fit"]["ssim"]
         )
         chosen += [(key, "worst", one) for one in ranked[:1]]
         chosen += [(key, "median", ranked[len(ranked) // 2])] if len(ranked) > 1 else []
@@ -108,25 +113,20 @@ class Evaluation:
             nothing was written.
         mode: `pairs` (a model on pairs), `unpaired` (a model without pairs), `files` (synthetic
             images).
-        directions: that were scored.
-        cases: with their scores, by direction.
         summary: direction, method (`model`, `floor`, `copy`), kind (`fit`, `plain`), measure
             (`psnr` in dB, `ssim`, `mae`), then `mean`, `std` and `n` over subjects. An infinite
             mean (the PSNR of equal images) is None, as in JSON.
         cycles: the same of cycles: direction, `cycle` or `noisy`, kind, measure.
         wasserstein: direction, method: sliced Wasserstein distance from the real scans.
-        verdicts: in words, for each direction.
         measures: lesions, tissues, detail, uncertainty: direction, key, then `mean`, `std`, `n`
             over subjects.
         agreement: limits of agreement of tissue volumes: direction, key, then `bias`, `lower`,
             `upper`, `n`.
         lesions: numbers and volumes over all cases: direction, visibility, outcome.
-        uses: what the synthetic scans may be used for.
         figures: of all cases together, by direction and kind (`joint`, `by_case`).
         failures: (case, reason) of cases that could not be scored.
         left_out: (file, reason) of files that were not scored.
         remarks: assumptions.
-        settings: how it was scored.
         masks: `given`, or the kind that the settings name.
         model_sha256: of the model's weights; None without a model.
         date: ISO 8601, UTC.
@@ -191,18 +191,13 @@ class Evaluation:
 
     def uses_in_words(self) -> str:
         """One line for each direction and answer, each with a line break; empty without pairs."""
-        labels = {direction.key: direction.label for direction in self.directions}
-        answers = {
-            "yes": "may be used for",
-            "no": "not for",
-            "unknown": "not shown whether for",
-        }
         lines = []
-        for key, label in labels.items():
-            for answer, words in answers.items():
-                found = [u.purpose for u in self.uses if (u.direction, u.answer) == (key, answer)]
+        for direction in self.directions:
+            uses = [use for use in self.uses if use.direction == direction.key]
+            for answer, words in _ANSWERS.items():
+                found = [use.purpose for use in uses if use.answer == answer]
                 if found:
-                    lines.append(f"{label} {words}: {'; '.join(found)}\n")
+                    lines.append(f"{direction.label} {words}: {'; '.join(found)}\n")
         return "".join(lines)
 
     def as_html(self) -> str:
@@ -216,11 +211,7 @@ class Evaluation:
             result=self,
             only_2d=all(is_2d(p) for s in self.cases for p in s.case.images.values()),
             subjects=len({scored.case.subject for scored in self.cases}),
-            with_scores=lambda direction: [
-                one
-                for one in self.cases
-                if direction.key in one.results and one.results[direction.key].scores
-            ],
+            with_scores=lambda direction: with_scores(self.cases, direction.key),
             viewers=self._viewers(),
             packed=packed_viewer(),
             shown=[one for one in self.cases if any(r.figures for r in one.results.values())],

@@ -153,7 +153,6 @@ def sample_voxels(
         source, target: shape (slices, rows, columns), zero means no signal.
         inside: the same shape; where to sample.
         count: the most voxels.
-        seed: of the choice, with `words`.
         words: the name of the case, so that the same voxels are used with any other cases.
 
     Returns:

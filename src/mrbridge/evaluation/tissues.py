@@ -112,13 +112,10 @@ def limits_of_agreement(differences: Sequence[float]) -> dict[str, float | int |
     """
     values = np.asarray(differences, float)
     bias = float(values.mean())
-    half = 1.96 * float(values.std(ddof=1)) if len(values) > 1 else None
-    return {
-        "bias": bias,
-        "lower": None if half is None else bias - half,
-        "upper": None if half is None else bias + half,
-        "n": len(values),
-    }
+    if len(values) == 1:
+        return {"bias": bias, "lower": None, "upper": None, "n": 1}
+    half = 1.96 * float(values.std(ddof=1))
+    return {"bias": bias, "lower": bias - half, "upper": bias + half, "n": len(values)}
 
 
 def _k_means(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:

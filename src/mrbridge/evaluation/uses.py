@@ -21,6 +21,16 @@ MOST_ERROR_MM, MOST_EXTRA_MM = 1.0, 0.5
 SHARPNESS, LEAST_POWER = (0.8, 1.25), 0.5
 COVERAGE, LEAST_AUROC = (0.8, 0.97), 0.85
 
+_SHOWN = ("kept", "weakened", "lost", "inverted")  # outcomes of lesions that the real scan shows
+_LESIONS = {  # by their visibility in the source: key, purpose
+    ("clear",): ("lesions_clear", "lesions that the source scan shows clearly"),
+    ("faint", "hidden"): (
+        "lesions_faint_or_hidden",
+        "lesions that the source scan shows faintly or not at all",
+    ),
+    ("unknown",): ("lesions", "finding or measuring lesions"),
+}
+
 
 @dataclass(frozen=True)
 class Use:
@@ -125,30 +135,16 @@ def _lesions(value: Mapping[str, Any], counts: Counts | None) -> list[_Row]:
         f"(of at least {LEAST_LESIONS}), at most {MOST_INVENTED:g} invented per case"
     )
     if counts is None:
-        row = "lesions", "finding or measuring lesions"
-        return [(*row, "unknown", "no lesion mask was given (--lesions)", rule)]
-    kinds = {
-        "lesions_clear": ("clear",),
-        "lesions_faint_or_hidden": ("faint", "hidden"),
-        "lesions": ("unknown",),
-    }
-    purposes = {
-        "lesions_clear": "lesions that the source scan shows clearly",
-        "lesions_faint_or_hidden": "lesions that the source scan shows faintly or not at all",
-        "lesions": "finding or measuring lesions",
-    }
+        because = "no lesion mask was given (--lesions)"
+        return [("lesions", "finding or measuring lesions", "unknown", because, rule)]
     rows: list[_Row] = []
-    for use, visibilities in kinds.items():
+    for visibilities, (use, purpose) in _LESIONS.items():
         found = [counts[visibility] for visibility in visibilities if visibility in counts]
-        shown = sum(
-            int(row[outcome]["number"])
-            for row in found
-            for outcome in ("kept", "weakened", "lost", "inverted")
-        )
+        shown = sum(int(row[outcome]["number"]) for row in found for outcome in _SHOWN)
         kept = sum(int(row["kept"]["number"]) for row in found)
         if not shown:
             if use == "lesions_clear" and "unknown" not in counts:
-                rows.append((use, purposes[use], "unknown", "there is no such lesion", rule))
+                rows.append((use, purpose, "unknown", "there is no such lesion", rule))
             continue
         invented = value.get("invented_lesions")
         because = f"{kept} of {shown} kept"
@@ -157,7 +153,7 @@ def _lesions(value: Mapping[str, Any], counts: Counts | None) -> list[_Row]:
         answer: Answer = "yes" if good else "no"
         if good and shown < LEAST_LESIONS:
             answer, because = "unknown", f"{because}: too few to tell"
-        rows.append((use, purposes[use], answer, because, rule))
+        rows.append((use, purpose, answer, because, rule))
     return rows
 
 

@@ -46,7 +46,29 @@ _RELATIONS = ("contrasts", "splits", "subjects", "neighbours")
 
 def find_duplicates(facts: Sequence[Facts]) -> list[Finding]:
     """Exact duplicates by the hash of their voxels, near-duplicates by their thumbnails."""
-    return [*_exact_duplicates(facts), *_near_duplicates(facts)]
+    exact: dict[str, list[Group]] = defaultdict(list)
+    for scans in exact_copies(facts):
+        contrasts = {one.contrast for one in scans}
+        remark = " and ".join(sorted(contrasts)) if len(contrasts) > 1 else ""
+        exact[_relation(scans)].append(Group(tuple(one.name for one in scans), remark))
+    near: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+    for i, j, correlation in near_duplicates([one.thumbnail for one in facts]):
+        one, other = facts[i], facts[j]
+        if one.sha256 != other.sha256 and _are_similar(one.side_view, other.side_view):
+            near[_relation([one, other])].append((i, j, correlation))
+    connected = {
+        relation: [
+            Group(tuple(facts[n].name for n in scans), f"similarity up to {correlation:.3f}")
+            for scans, correlation in _connected(pairs)
+        ]
+        for relation, pairs in near.items()
+    }
+    return [
+        finding(f"{kind}-duplicates-{relation}", groups[relation])
+        for kind, groups in (("exact", exact), ("near", connected))
+        for relation in _RELATIONS
+        if relation in groups
+    ]
 
 
 def exact_copies(facts: Sequence[Facts]) -> list[list[Facts]]:
@@ -61,34 +83,6 @@ def in_train_and_held_out(scans: Iterable[Facts]) -> bool:
     """Whether some are in the training split and others in a held-out split."""
     splits = {split for one in scans for split in one.entry.splits}
     return "train" in splits and len(splits) > 1
-
-
-def _exact_duplicates(facts: Sequence[Facts]) -> list[Finding]:
-    groups: dict[str, list[Group]] = defaultdict(list)
-    for scans in exact_copies(facts):
-        contrasts = {one.contrast for one in scans}
-        remark = " and ".join(sorted(contrasts)) if len(contrasts) > 1 else ""
-        groups[_relation(scans)].append(Group(tuple(one.name for one in scans), remark))
-    return [finding(f"exact-duplicates-{r}", groups[r]) for r in _RELATIONS if r in groups]
-
-
-def _near_duplicates(facts: Sequence[Facts]) -> list[Finding]:
-    near: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
-    for i, j, correlation in near_duplicates([one.thumbnail for one in facts]):
-        one, other = facts[i], facts[j]
-        if one.sha256 != other.sha256 and _are_similar(one.side_view, other.side_view):
-            near[_relation([one, other])].append((i, j, correlation))
-    return [
-        finding(
-            f"near-duplicates-{relation}",
-            [
-                Group(tuple(facts[n].name for n in scans), f"similarity up to {correlation:.3f}")
-                for scans, correlation in _connected(near[relation])
-            ],
-        )
-        for relation in _RELATIONS
-        if relation in near
-    ]
 
 
 def _relation(scans: Sequence[Facts]) -> str:

@@ -65,25 +65,18 @@ class Finding:
         return f"{self.severity}: {self.kind}: {self.text}{names}"
 
     def as_json(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "text": self.text,
-            "remedy": self.remedy,
-            "groups": [{"scans": list(g.names), "remark": g.remark} for g in self.groups],
-        }
+        """The finding in findings.json."""
+        groups = [{"scans": list(group.names), "remark": group.remark} for group in self.groups]
+        return {**vars(self), "groups": groups}
 
 
 def finding(key: str, groups: Iterable[Group] = (), **values: object) -> Finding:
     """The finding whose text is `key` in `findings.toml`, with `values` filled in."""
     entry = _texts()[key]
-    severity = next(one for one in SEVERITIES if one == entry["severity"])
     text, remedy = (entry[part].format(**values) for part in ("text", "remedy"))
-    return Finding(entry["kind"], severity, text, remedy, tuple(groups))
+    return Finding(entry["kind"], entry["severity"], text, remedy, tuple(groups))
 
 
 @cache
-def _texts() -> dict[str, dict[str, str]]:
-    text = Path(__file__).with_name("findings.toml").read_text("utf-8")
-    return tomllib.loads(text)
+def _texts() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("findings.toml").read_text("utf-8"))

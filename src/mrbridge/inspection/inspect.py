@@ -33,7 +33,6 @@ class Inspection:
     """What a dataset holds; after its images were read, also what is wrong with it.
 
     Attributes:
-        path: what was inspected.
         form: `dicom`, `files`, `table` or `store`.
         ignored: files that are not scans of a contrast that mrbridge knows, each with the reason.
         items: the scans by their headers; empty if the images were read.
@@ -114,8 +113,7 @@ class Inspection:
         return [{"files": count, "reason": reason} for reason, count in counts.items()]
 
     def __repr__(self) -> str:
-        lines = self._listing() if self.seconds is None else self._findings()
-        return "\n".join(lines)
+        return "\n".join(self._listing() if self.seconds is None else self._findings())
 
     def _repr_html_(self) -> str:
         rows = [

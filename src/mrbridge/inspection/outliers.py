@@ -183,22 +183,21 @@ def _outliers(values: NDArray[np.float64], least_spread: float) -> list[tuple[in
 
 def _repaired(facts: Sequence[Facts]) -> list[Finding]:
     """Series with missing slices, and scans with other notes of the reader."""
-    noted = [one for one in facts if one.notes]
-    incomplete = [one for one in noted if any(" missing" in note for note in one.notes)]
-    others = [one for one in noted if not any(" missing" in note for note in one.notes)]
+    groups: dict[bool, list[Group]] = defaultdict(list)  # by whether slices are missing
+    contrasts: dict[bool, set[str]] = defaultdict(set)
+    for one in facts:
+        is_incomplete = any(" missing" in note for note in one.notes)
+        contrasts[is_incomplete].add(one.contrast)
+        if one.notes:
+            groups[is_incomplete].append(Group((one.name,), "; ".join(one.notes)))
     findings = []
-    if incomplete:
-        complete = {one.contrast for one in set(facts) - set(incomplete)}
-        lost = sorted({one.contrast for one in incomplete} - complete)
+    if groups[True]:
+        lost = sorted(contrasts[True] - contrasts[False])
         key = "no-complete-series" if lost else "incomplete-series"
-        findings.append(finding(key, _notes(incomplete), contrasts=" or ".join(lost)))
-    if others:
-        findings.append(finding("repaired", _notes(others)))
+        findings.append(finding(key, groups[True], contrasts=" or ".join(lost)))
+    if groups[False]:
+        findings.append(finding("repaired", groups[False]))
     return findings
-
-
-def _notes(facts: Sequence[Facts]) -> list[Group]:
-    return [Group((one.name,), "; ".join(one.notes)) for one in facts]
 
 
 def find_misoriented(facts: Sequence[Facts]) -> list[Finding]:

@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from mrbridge import __version__
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SomeScansFailed, must_be_new
-from mrbridge.evaluation.cases import Case, find_synthetic, with_files, with_found_files
+from mrbridge.evaluation.cases import Case, find_synthetic
+from mrbridge.evaluation.extra_files import with_files, with_found_files
 from mrbridge.io import read
 from mrbridge.io.atomic import atomic_folder, read_json, write_json
 from mrbridge.io.ownership import check_only

@@ -32,7 +32,8 @@ from mrbridge.training.settings import LossWeights, TrainSettings
 
 log = logging.getLogger(__name__)
 
-_NEEDED = {"step", "networks", "optimizers", "pools", "keeper"}
+_STATE: dict[str, type] = {"step": int, "networks": dict, "optimizers": object, "pools": object}
+_KEPT: dict[str, type] = {"watch": dict, "begun": object, "rows": list}
 _END = b"PK\x05\x06"  # the end of a zip's directory; its last two bytes count the comment's
 _END_BYTES = 22
 _MARK = b"mrbridge sha256 "
@@ -81,13 +82,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         best = _best_beside(path)
-        raise InputError(
-            "there is no checkpoint to resume from",
-            path=path,
-            remedy="Name another run, or remove this one and train it without --resume."
-            if best is None
-            else f"Continue from the best state: copy {best} to this name.",
-        )
+        remedy = f"Continue from the best state: copy {best} to this name."
+        if best is None:
+            remedy = "Name another run, or remove this one and train it without --resume."
+        raise InputError("there is no checkpoint to resume from", path=path, remedy=remedy)
     try:
         _check(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -105,39 +103,28 @@ def load_state(path: Path) -> dict[str, Any]:
         InputError: it is absent, damaged, or not the checkpoint of a training.
     """
     state = load_checkpoint(path)
-    if not state.keys() >= _NEEDED or not _is_kept(state):
+    kept = state.get("keeper")
+    if not (_holds(state, _STATE) and isinstance(kept, dict) and _holds(kept, _KEPT)):
         raise _unusable(path, "is not a training checkpoint")
     return state
 
 
-def _is_kept(state: dict[str, Any]) -> bool:
-    kept = state["keeper"]
-    return (
-        isinstance(state["step"], int)
-        and isinstance(state["networks"], dict)
-        and isinstance(kept, dict)
-        and {"watch", "begun", "rows"} <= kept.keys()
-        and isinstance(kept["watch"], dict)
-        and isinstance(kept["rows"], list)
-    )
+def _holds(values: dict[str, Any], types: dict[str, type]) -> bool:
+    return all(key in values and isinstance(values[key], kind) for key, kind in types.items())
 
 
 def _unusable(path: Path, what: str) -> InputError:
     best = _best_beside(path)
-    remedy = (
-        "Train again." if best is None else f"Continue from the best state: copy {best} over it."
-    )
+    remedy = f"Continue from the best state: copy {best} over it." if best else "Train again."
     return InputError(what, path=path, remedy=remedy)
 
 
 def _best_beside(path: Path) -> Path | None:
     """The checkpoint of the best state, if it exists and can replace `path`."""
     best = path.with_name("best.ckpt")
-    if path == best or not best.is_file():
-        return None
-    if path.exists() and path.samefile(best):  # hard links of older versions
-        return None
-    return best
+    # In older versions the two may be hard links to one file.
+    is_same = path == best or (path.exists() and best.exists() and path.samefile(best))
+    return best if best.is_file() and not is_same else None
 
 
 def _sign(path: Path) -> None:
@@ -229,13 +216,13 @@ def resumed_settings(
         )
     if isinstance(changes, TrainSettings):
         settings = changes
+    elif changes.get("epochs") and kept.minutes and "minutes" not in changes:
+        raise SettingsError(
+            f"this run trains for {kept.minutes:g} minutes, so epochs has no effect",
+            path=run,
+            remedy="Raise minutes, or add --set minutes=null to train by epochs.",
+        )
     else:
-        if changes.get("epochs") and kept.minutes and "minutes" not in changes:
-            raise SettingsError(
-                f"this run trains for {kept.minutes:g} minutes, so epochs has no effect",
-                path=run,
-                remedy="Raise minutes, or add --set minutes=null to train by epochs.",
-            )
         settings = kept.changed({"stop_after_epochs": None, **changes})
     fixed = [
         key
@@ -271,29 +258,26 @@ def check_resumable(
             if before > 1
             else "Continue with a single process.",
         )
-    known, now = state["keeper"].get("data"), identity(store)
-    if known is not None:
+    now = identity(store)
+    known = state["keeper"].get("data", now)
+    what = None
+    if known["contrasts"] != now["contrasts"]:
+        was, is_now = (" to ".join(data["contrasts"]) for data in (known, now))
+        what = f"translates {was}, not {is_now}"
+    elif known["standard"] != now["standard"]:
+        what = "was trained on scans with other preprocessing"
+    elif weights.adversarial and not any(map(is_of_critic, state["networks"])):
+        # The checkpoint has none if the store left all weight to pairs, and this one does not.
+        what = "was trained without critics, which the adversarial loss on these scans needs"
+    if what is not None:
         remedy = "Name the run's own store, or start a new run with --from this one."
-        if known["contrasts"] != now["contrasts"]:
-            was, is_now = (" to ".join(data["contrasts"]) for data in (known, now))
-            raise SettingsError(f"this run translates {was}, not {is_now}", path=run, remedy=remedy)
-        if known["standard"] != now["standard"]:
-            raise SettingsError(
-                "this run was trained on scans with other preprocessing", path=run, remedy=remedy
-            )
-        if known["scans"] != now["scans"]:
-            warnings.warn(
-                f"{run}: the store holds other scans than this run was trained on, or splits them "
-                "otherwise; it continues with these",
-                MrbridgeWarning,
-                stacklevel=2,
-            )
-    # The checkpoint has none if the store left all weight to pairs, and this one does not.
-    if weights.adversarial and not any(map(is_of_critic, state["networks"])):
-        raise SettingsError(
-            "this run was trained without critics, which the adversarial loss on these scans needs",
-            path=run,
-            remedy="Name the run's own store, or start a new run with --from this one.",
+        raise SettingsError(f"this run {what}", path=run, remedy=remedy)
+    if known["scans"] != now["scans"]:
+        warnings.warn(
+            f"{run}: the store holds other scans than this run was trained on, or splits them "
+            "otherwise; it continues with these",
+            MrbridgeWarning,
+            stacklevel=2,
         )
 
 

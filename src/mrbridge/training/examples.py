@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ from mrbridge.dataset.simulated import SimulatedPairs
 from mrbridge.dataset.store import Store
 from mrbridge.errors import SettingsError
 from mrbridge.hardware import fast_bfloat16
-from mrbridge.training.settings import LossWeights, TrainSettings
+from mrbridge.manifest import in_words
+from mrbridge.training.settings import PRESETS, LossWeights, TrainSettings
+from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +145,45 @@ def weights_for(
     return weights
 
 
+def check_simulated(store: Store) -> None:
+    """Refuse simulated pairs of scans that cannot be simulated.
+
+    Raises:
+        SettingsError: a contrast cannot, or the scans do not show heads.
+    """
+    prepared = store.manifest.settings
+    unknown = [one for one in (prepared.source, prepared.target) if one not in CONTRASTS]
+    if prepared.standard.foreground != "head":
+        what = "only heads can be simulated, and it was prepared with --foreground threshold"
+    elif unknown:
+        what = f"{' and '.join(unknown)} cannot be simulated"
+    else:
+        return
+    remedy = "Train without simulated pairs: leave out simulated_weight, or set it to 0."
+    raise SettingsError(what, path=store.path, remedy=remedy)
+
+
+def for_contrasts(settings: TrainSettings, store: Store) -> TrainSettings:
+    """Settings without the preset's simulated pairs if a contrast cannot be simulated.
+
+    Raises:
+        SettingsError: the settings ask for simulated pairs, unlike their preset.
+    """
+    if not settings.simulated_weight:
+        return settings
+    try:
+        check_simulated(store)
+        return settings
+    except SettingsError:
+        if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
+            raise
+    log.info(
+        "training %s to %s without simulated pairs: only heads in %s can be simulated",
+        *(store.manifest.settings.source, store.manifest.settings.target, in_words(CONTRASTS)),
+    )
+    return settings.changed({"simulated_weight": 0.0})
+
+
 def simulated_pairs(
     store: Store, settings: TrainSettings, weights: LossWeights, cache: Path
 ) -> SimulatedPairs | None:
@@ -166,14 +208,10 @@ def is_2d(store: Store) -> bool:
     return all(record.is_2d for record in store.records())
 
 
-@dataclass(frozen=True)
-class Example:
-    """Images with a known target.
+class Example(NamedTuple):
+    """Images with a known target, each (batch, 1, rows, columns), range [-1, 1].
 
-    Attributes:
-        loss: the name of the loss that compares output and target.
-        input: shape (batch, 1, rows, columns), range [-1, 1].
-        target: the same shape and range.
+    `loss` is the name of the loss that compares output and target.
     """
 
     loss: str

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
+
 from mrbridge.errors import MrbridgeError, OutputError, must_be_here
+from mrbridge.io.atomic import write_text
+from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import check_only
-from mrbridge.io.temporary import is_temporary
+from mrbridge.io.temporary import LOCK, is_temporary, sweep
 from mrbridge.settings import read_yaml
+from mrbridge.training.settings import TrainSettings
 
 
 def refuse_url(run: str | Path) -> None:
@@ -39,6 +46,36 @@ def remove_state(run: Path) -> None:
     for name in _LARGE:
         path = run / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_training(run: Path, resume: bool) -> Iterator[None]:
+    """Be the only training that writes into a run."""
+    if resume and not run.is_dir():  # reading the checkpoint fails clearly
+        yield
+        return
+    is_new = not run.exists()
+    try:
+        with only_writer(run):
+            yield
+    finally:
+        if is_new:  # a training that cannot start leaves no folder
+            with suppress(OSError):
+                run.rmdir()
+
+
+def make_folder(run: Path, settings: TrainSettings, overwrite: bool) -> None:
+    """Make the run's folder with its settings, without what it held if it is overwritten."""
+    if overwrite and run.is_dir():
+        for entry in run.iterdir():
+            if entry.name != LOCK:  # held by this process
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for folder in (run, run / "checkpoints", run / "samples"):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+    sweep(run / "bundle")
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    write_text(run / "settings.yaml", text)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -99,10 +99,8 @@ def sample_sheet(
     """Draw slices as rows: image, translation, cycle, identity, in both directions.
 
     Args:
-        synthetic: the validation slices and what the model makes of them.
-        source: contrast of the images in the left half.
-        target: contrast of the images in the right half.
-        title: the line at the top, such as the epoch.
+        source, target: contrasts of the images in the left half and in the right one.
+        title: the line at the top.
     """
     columns = [
         (source, synthetic.source),

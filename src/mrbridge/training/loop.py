@@ -22,6 +22,7 @@ from mrbridge.bundle import save_bundle
 from mrbridge.dataset.sampling import HeldOut, Sample
 from mrbridge.errors import Interrupted
 from mrbridge.manifest import BundleManifest
+from mrbridge.reports import counted
 from mrbridge.training import monitor
 from mrbridge.training.checkpoint import copy_checkpoint, save_checkpoint
 from mrbridge.training.logging import TrainingLog, sample_sheet
@@ -86,15 +87,12 @@ class Plan:
     """What is fixed before the first step.
 
     Attributes:
-        settings: of the training, as in the run's folder.
         manifest: of the bundle, without scores and weights.
-        steps_per_epoch: optimiser steps that make an epoch.
         data: what identifies the store's data (`checkpoint.identity`), and the scans that the run
             was trained on (`BundleManifest.trained_on`).
         initial_size: `least_size` of the initial model; None if training started from random
             weights.
         initial_scans: those that the initial model was trained on.
-        after_validation: called after each validation, if given.
     """
 
     run: Path
@@ -216,10 +214,7 @@ class RunRecorder:
         """The monitor's reference: translations by the initial model, or by the shipped one."""
         if self.plan.initial_size is not None:
             return Reference.of("the initial model", synthetic.to_target, synthetic.to_source)
-        manifest = self.plan.manifest
-        known = shipped_translations(
-            self.model, manifest.source, manifest.target, self.plan.validation
-        )
+        known = shipped_translations(self.model, *self._contrasts, self.plan.validation)
         return None if known is None else Reference.of("the shipped model", *known)
 
     def after_step(self, losses: dict[str, Tensor]) -> None:
@@ -253,11 +248,14 @@ class RunRecorder:
 
     def _end_epoch(self, epoch: int) -> None:
         model = self.model
-        row = {"epoch": float(epoch), "step": float(model.step)}
-        row |= {name: float(value) / self._summed for name, value in self._sums.items()}
-        row["learning_rate"] = model.learning_rate
-        row["seconds"] = self.seconds
-        row["images_per_second"] = self._images_per_second()
+        row = {
+            "epoch": float(epoch),
+            "step": float(model.step),
+            **{name: float(value) / self._summed for name, value in self._sums.items()},
+            "learning_rate": model.learning_rate,
+            "seconds": self.seconds,
+            "images_per_second": self._images_per_second(),
+        }
         if model.step % self.plan.steps_per_epoch == 0:
             self._sums, self._summed = {}, 0
         failures: dict[str, str] = {}
@@ -292,8 +290,8 @@ class RunRecorder:
         if reason is not None and not self.finished:
             self.finished = True
             log.warning("the training ends here: %s; the best state stays in the bundle", reason)
-        watch = self.plan.after_validation
-        if watch is not None and watch(self.progress(), row):
+        ends = self.plan.after_validation
+        if ends is not None and ends(self.progress(), row):
             self.finished = True
 
     def _monitor(self, synthetic: ValidationImages, row: dict[str, float]) -> bool:
@@ -301,8 +299,7 @@ class RunRecorder:
         readings = read_both(synthetic, self._reference)
         row |= monitor.columns(readings)
         name = None if self._reference is None else self._reference.name
-        source, target = self.plan.manifest.source, self.plan.manifest.target
-        failures = monitor.messages(readings, source, target, name)
+        failures = monitor.messages(readings, *self._contrasts, name)
         for message in self.stopping.new_failures(failures):
             log.warning("%s", message)
         return not failures
@@ -311,9 +308,9 @@ class RunRecorder:
         """Translate and score the validation slices, and draw the sample sheet of an epoch."""
         synthetic = synthesise(self.model, self.plan.validation)
         scores = validation_scores(synthetic, self.plan.validation.paired)
-        manifest, rows = self.plan.manifest, self.plan.settings.sample_slices
         title = f"epoch {epoch}, step {self.model.step}"
-        sheet = sample_sheet(synthetic, rows, manifest.source, manifest.target, title)
+        rows = self.plan.settings.sample_slices
+        sheet = sample_sheet(synthetic, rows, *self._contrasts, title)
         self.log.add_samples(synthetic, sheet, epoch)
         return synthetic, scores
 
@@ -366,17 +363,11 @@ class RunRecorder:
 
     def _best(self) -> str:
         """The best state so far, and since when."""
-        stopping, epoch = self.stopping, best_epoch(self.log.rows)
-        if stopping.best_is_initial:
-            state = "the initial model"
-        elif epoch is None:
+        epoch, since = best_epoch(self.log.rows), self.stopping.since_best
+        if epoch is None and not self.stopping.best_is_initial:
             return ""
-        else:
-            state = f"epoch {epoch}"
-        since = stopping.since_best
-        if not since:
-            return state
-        return f"{state}, {since} validation{'s' if since > 1 else ''} ago"
+        state = "the initial model" if self.stopping.best_is_initial else f"epoch {epoch}"
+        return f"{state}, {counted(since, 'validation')} ago" if since else state
 
     def _view(self, losses: dict[str, Tensor]) -> Group:
         settings, total = self.plan.settings, self.plan.steps_per_epoch

@@ -58,18 +58,10 @@ def generator_loss(fake_logits: Float[Tensor, "*fake"], kind: AdversarialKind) -
     return -fake.mean()
 
 
-def cycle_loss(
-    image: Float[Tensor, "*shape"], returned: Float[Tensor, "*shape"]
-) -> Float[Tensor, ""]:
-    """Mean absolute difference of an image and its cycle (Zhu et al. 2017, equation 2)."""
-    return functional.l1_loss(returned.float(), image.float())
-
-
-def paired_loss(
-    synthetic: Float[Tensor, "*shape"], real: Float[Tensor, "*shape"]
-) -> Float[Tensor, ""]:
-    """Mean absolute difference of synthetic and real image (Isola et al. 2017, equation 3)."""
-    return functional.l1_loss(synthetic.float(), real.float())
+def l1_loss(image: Float[Tensor, "*shape"], real: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of a real image and its cycle (Zhu et al. 2017, equation 2) or its
+    synthesis (Isola et al. 2017, equation 3)."""
+    return functional.l1_loss(image.float(), real.float())
 
 
 class ImagePool:

@@ -130,10 +130,9 @@ class TranslationModel(nn.Module):
         self.initial.extend([averaged_copy(self.ema_to_target), averaged_copy(self.ema_to_source)])
 
     def to_device(self, device: torch.device) -> None:
-        """Move to a device and create the optimisers; call it once, before the first step.
+        """Move to a device, which decides over the precision, and create the optimisers.
 
-        Args:
-            device: of the training; it decides over the precision too.
+        Call it once, before the first step.
         """
         self.to(device)
         for _, loss in self.extra_losses.values():
@@ -237,10 +236,6 @@ class TranslationModel(nn.Module):
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The losses of the generators; `generators` is their weighted sum.
 
-        Args:
-            batch: of the step.
-            weights: of the losses, by name.
-
         Returns:
             The losses, and the translations of source and target slices if critics or the cycle
             loss need them, each (batch, 1, rows, columns).
@@ -255,7 +250,7 @@ class TranslationModel(nn.Module):
             outputs = translate_together((self.to_target, self.to_source)[direction], inputs)
             translations += outputs[:needs_translations]
             for example, output in zip(examples, outputs[needs_translations:], strict=True):
-                loss, name = losses.paired_loss(output, example.target), example.loss
+                loss, name = losses.l1_loss(output, example.target), example.loss
                 results[name] = results[name] + loss if name in results else loss
                 self._add_extra(results, "target", output, example.target, weights[name])
         if self.critics:
@@ -271,8 +266,8 @@ class TranslationModel(nn.Module):
             for back, own in zip(returned, (batch.source, batch.target), strict=True):
                 self._add_extra(results, "cycle", back, own)
             if self.weights.cycle:
-                results["cycle"] = losses.cycle_loss(batch.source, returned[0]) + losses.cycle_loss(
-                    batch.target, returned[1]
+                results["cycle"] = losses.l1_loss(returned[0], batch.source) + losses.l1_loss(
+                    returned[1], batch.target
                 )
         weights = weights | {
             name: one.weight for name, (one, _) in self.extra_losses.items() if one.on == "target"
@@ -344,21 +339,17 @@ class TranslationModel(nn.Module):
 
         The EMAs, mixed with the initial generators if `wise_ft` has a weight.
         """
-        averages = (self.ema_to_target, self.ema_to_source)
         if not self.initial:
-            return averages
-        to_target, to_source = (
-            interpolated(initial, average, self.weights.wise_ft)
-            for initial, average in zip(self.initial, averages, strict=True)
+            return self.ema_to_target, self.ema_to_source
+        to_target, to_source = self.initial
+        share = self.weights.wise_ft
+        return (
+            interpolated(to_target, self.ema_to_target, share),
+            interpolated(to_source, self.ema_to_source, share),
         )
-        return to_target, to_source
 
     def bundle_weights(self, scale_heads: bool) -> dict[str, Tensor]:
-        """The tensors of `inference_generators`, by their names in a bundle.
-
-        Args:
-            scale_heads: also those of the scale heads.
-        """
+        """The tensors of `inference_generators`, with heads if asked for, by their bundle names."""
         networks = dict(zip(("to_target", "to_source"), self.inference_generators(), strict=True))
         if scale_heads:
             networks |= {f"{name}_scale": head for name, head in self.scale_heads.items()}
@@ -419,9 +410,7 @@ def _current_name(name: str) -> str:
 def rate_share(progress: float, decay_from: float) -> float:
     """The learning rate as a share of its start: 1, then from `decay_from` on linearly to 0.
 
-    Args:
-        progress: share of the training that is done, in [0, 1].
-        decay_from: share from which it falls; 1 keeps it constant.
+    Both arguments are shares of the training, in [0, 1].
     """
     if progress <= decay_from or decay_from >= 1:
         return 1.0

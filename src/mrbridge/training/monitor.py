@@ -184,23 +184,19 @@ def gradient_correlation(a: Stack, b: Stack, inside: NDArray[np.bool_]) -> float
     Gradients show which side of an edge is brighter, also under a strong receive field. A Gaussian
     of one pixel comes first, since noise is mostly gradient.
     """
-    parts = []
-    for stack in (a, b):
-        smooth = ndimage.gaussian_filter(stack, (0, 1, 1))
-        parts.append(np.concatenate([part[inside] for part in np.gradient(smooth, axis=(1, 2))]))
-    return correlation(*parts)
+    smooth = [ndimage.gaussian_filter(stack, (0, 1, 1)) for stack in (a, b)]
+    first, second = ([part[inside] for part in np.gradient(one, axis=(1, 2))] for one in smooth)
+    return correlation(np.concatenate(first), np.concatenate(second))
 
 
 def columns(readings: Mapping[str, Reading]) -> dict[str, float]:
     """Both directions' numbers as columns of metrics.csv, `guard_agreement_to_target` and so on."""
-    values: dict[str, float] = {}
-    for direction, reading in readings.items():
-        for name, value in asdict(reading).items():
-            if name == "verdict":
-                values[f"guard_{name}_{direction}"] = float(value or 0)
-            elif value is not None:
-                values[f"guard_{name}_{direction}"] = value
-    return values
+    return {
+        f"guard_{name}_{direction}": float(value or 0)
+        for direction, reading in readings.items()
+        for name, value in asdict(reading).items()
+        if value is not None or name == "verdict"
+    }
 
 
 def messages(
@@ -284,7 +280,7 @@ class EarlyStopping:
 
         Args:
             criterion: larger is better.
-            is_right: whether it has no verdict.
+            is_right: whether the state has no verdict.
             counts: whether a verdict counts towards stopping.
         """
         if is_right != self.best_is_right:

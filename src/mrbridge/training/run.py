@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Collection, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel
 
 from mrbridge import models
 from mrbridge.bundle import Bundle, load_bundle, read_manifest
@@ -25,10 +22,7 @@ from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
 from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
-from mrbridge.io.atomic import write_text
-from mrbridge.io.lock import only_writer
-from mrbridge.io.temporary import LOCK, sweep
-from mrbridge.manifest import MOST_SCANS, BundleManifest, in_words
+from mrbridge.manifest import MOST_SCANS, BundleManifest
 from mrbridge.reports import html_table
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import (
@@ -42,17 +36,24 @@ from mrbridge.training.checkpoint import (
 from mrbridge.training.distributed import Ranks, process_group
 from mrbridge.training.examples import (
     fit_intensity_mappings,
+    for_contrasts,
     is_2d,
     simulated_pairs,
     training_slices,
     weights_for,
 )
-from mrbridge.training.folder import CHECKPOINT, check_replaceable, check_unused, refuse_url
+from mrbridge.training.folder import (
+    CHECKPOINT,
+    check_replaceable,
+    check_unused,
+    make_folder,
+    only_training,
+    refuse_url,
+)
 from mrbridge.training.loop import AfterValidation, Plan, RunRecorder, StopOnSignal, run_loop
 from mrbridge.training.model import TranslationModel
 from mrbridge.training.monitor import EarlyStopping
-from mrbridge.training.settings import PRESETS, TrainSettings, resolve
-from mrbridge.volume import CONTRASTS
+from mrbridge.training.settings import TrainSettings, resolve
 
 log = logging.getLogger(__name__)
 
@@ -148,20 +149,22 @@ def train(
         process_group(choose_device(device)) as (ranks, own_device),
         # Every step seeds PyTorch's random numbers, which may be the caller's too.
         torch.random.fork_rng(devices=[own_device] if own_device.type == "cuda" else []),
-        _only_training(run, resume, ranks),
+        only_training(run, resume) if ranks.is_first else nullcontext(),
     ):
         opened = store if isinstance(store, Store) else Store.open(store)
         require(code_in(opened.manifest.settings.standard), allow_code, opened.path)
         if new is None:
-            first = _resumed(run, changes)
+            state = load_state(run / CHECKPOINT)
+            first = _Start(resumed_settings(state, run, changes), state)
+            del state  # `_train` frees its memory
             require(code_in(first.settings), allow_code, run)
         else:
             if ranks.is_first:  # the others might see what it has written
                 (check_replaceable if overwrite else check_unused)(run)
-            first = _new(opened, new, start, allow_code)
-            first.overwrite = overwrite
-        first.after_validation = after_validation
-        return _train(opened, run, first, own_device, ranks)
+            prepared = opened.manifest.settings
+            initial = find_initial_model(start, new, prepared, allow_code=allow_code)
+            first = _Start(for_contrasts(new, opened), initial=initial)
+        return _train(opened, run, first, own_device, ranks, overwrite, after_validation)
 
 
 def train_or_resume(
@@ -169,23 +172,16 @@ def train_or_resume(
     run: Path,
     settings: TrainSettings,
     *,
-    start: str | Path = "auto",
     allow_code: bool = False,
     **more: Any,
 ) -> Run:
     """Train, or resume the run in the folder if it has a checkpoint: for many trainings in a row.
 
     A run without a checkpoint is replaced. Code that `settings` name is imported in any case.
-
-    Args:
-        store, run, settings, start, allow_code: as of `train`.
-        more: further arguments of `train`.
-
-    Raises:
-        MrbridgeError: as of `train`.
+    Arguments and errors as of `train`.
     """
     if not (run / CHECKPOINT).exists():
-        more |= {"start": start, "overwrite": run.exists(), "allow_code": allow_code}
+        more |= {"overwrite": run.exists(), "allow_code": allow_code}
         return train(store, run, settings, resume=False, **more)
     opened = store if isinstance(store, Store) else Store.open(store)
     require(code_in(opened.manifest.settings.standard), allow_code, opened.path)
@@ -197,35 +193,26 @@ def train_or_resume(
 
 @dataclass
 class _Start:
-    """Where a training starts: from a checkpoint, a model, or random weights.
-
-    Attributes:
-        state: of the last checkpoint of a resumed run.
-        initial_size: `least_size` of the run's initial model; None if it has none.
-        overwrite: whether a new run replaces what is in its folder.
-    """
+    """Where a training starts: from the last checkpoint of its run, a model, or random weights."""
 
     settings: TrainSettings
     state: dict[str, Any] | None = None
     initial: Bundle | None = None
-    initial_size: int | None = None
-    overwrite: bool = False
-    after_validation: AfterValidation | None = None
 
+    @property
+    def initial_size(self) -> int | None:
+        """`least_size` of the run's initial model; None if it has none."""
+        if self.state is not None:
+            kept = self.state["keeper"]
+            return kept.get("least_size", 0) if kept["begun"] else None
+        return None if self.initial is None else self.initial.manifest.least_size
 
-def _resumed(run: Path, changes: TrainSettings | Mapping[str, Any]) -> _Start:
-    state = load_state(run / CHECKPOINT)
-    kept = state["keeper"]
-    size = kept.get("least_size", 0) if kept["begun"] else None
-    return _Start(resumed_settings(state, run, changes), state=state, initial_size=size)
-
-
-def _new(store: Store, settings: TrainSettings, start: str | Path, allow_code: bool) -> _Start:
-    prepared = store.manifest.settings
-    initial = find_initial_model(start, settings, prepared, allow_code=allow_code)
-    size = None if initial is None else initial.manifest.least_size
-    settings = _for_contrasts(settings, store)
-    return _Start(settings, initial=initial, initial_size=size)
+    @property
+    def scans(self) -> frozenset[str]:
+        """Those that the initial model, or the run so far, was trained on."""
+        if self.state is not None:
+            return frozenset(self.state["keeper"].get("data", {}).get("trained_on", ()))
+        return frozenset(() if self.initial is None else self.initial.manifest.trained_on)
 
 
 def find_initial_model(
@@ -284,48 +271,15 @@ def find_initial_model(
     )
 
 
-def check_simulated(store: Store) -> None:
-    """Refuse simulated pairs of scans that cannot be simulated.
-
-    Raises:
-        SettingsError: a contrast cannot, or the scans do not show heads.
-    """
-    reason = _cannot_simulate(store)
-    if reason is not None:
-        raise SettingsError(
-            reason,
-            path=store.path,
-            remedy="Train without simulated pairs: leave out simulated_weight, or set it to 0.",
-        )
-
-
-def _cannot_simulate(store: Store) -> str | None:
-    """Why scans like those of a store cannot be simulated; None if they can."""
-    prepared = store.manifest.settings
-    if prepared.standard.foreground != "head":
-        return "only heads can be simulated, and it was prepared with --foreground threshold"
-    unknown = [one for one in (prepared.source, prepared.target) if one not in CONTRASTS]
-    return f"{' and '.join(unknown)} cannot be simulated" if unknown else None
-
-
-def _for_contrasts(settings: TrainSettings, store: Store) -> TrainSettings:
-    """Settings without the preset's simulated pairs if a contrast cannot be simulated.
-
-    Raises:
-        SettingsError: the settings ask for simulated pairs, unlike their preset.
-    """
-    if not settings.simulated_weight or _cannot_simulate(store) is None:
-        return settings
-    if settings.simulated_weight != PRESETS[settings.preset].simulated_weight:
-        check_simulated(store)
-    log.info(
-        "training %s to %s without simulated pairs: only heads in %s can be simulated",
-        *(store.manifest.settings.source, store.manifest.settings.target, in_words(CONTRASTS)),
-    )
-    return settings.changed({"simulated_weight": 0.0})
-
-
-def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: Ranks) -> Run:
+def _train(
+    store: Store,
+    run: Path,
+    start: _Start,
+    device: torch.device,
+    ranks: Ranks,
+    overwrite: bool,
+    after_validation: AfterValidation | None,
+) -> Run:
     """Train as one of `ranks`."""
     settings = start.settings
     validation = held_out_slices(store, settings.networks.image_size, settings.validation_slices)
@@ -334,7 +288,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
     samples_per_step = settings.batch_size * ranks.count
     steps_per_epoch = settings.steps_per_epoch or max(1, len(dataset) // samples_per_step)
     last_step = _UNLIMITED if settings.minutes else settings.epochs * steps_per_epoch
-    known = _scans_before(start)
+    known = start.scans
     if start.state is not None:
         check_resumable(start.state, run, store, weights, ranks.count)
         if ranks.is_first:
@@ -360,7 +314,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
 
     # Only now: a training that cannot start leaves no folder in the way of the next attempt.
     if ranks.is_first:
-        _make_folder(run, settings, start.overwrite)
+        make_folder(run, settings, overwrite)
         dataset.simulated = simulated_pairs(store, settings, weights, run / "simulated.npz")
     ranks.barrier()
     if not ranks.is_first:  # only now: the first process has written the file
@@ -379,7 +333,7 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
         identity(store) | {"trained_on": list(manifest.trained_on)},
         start.initial_size,
         () if start.initial is None else start.initial.manifest.trained_on,
-        start.after_validation,
+        after_validation,
     )
     with StopOnSignal() as signals, plain_errors(), quick_kernels(device):
         recorder = RunRecorder(plan, model, signals, start.state) if ranks.is_first else None
@@ -393,13 +347,6 @@ def _train(store: Store, run: Path, start: _Start, device: torch.device, ranks: 
                 f"stopped at step {model.step}", path=run, remedy="Continue with --resume."
             )
     return Run(run, settings, []) if recorder is None else _result(recorder)
-
-
-def _scans_before(start: _Start) -> frozenset[str]:
-    """The scans that the initial model, or the run so far, was trained on."""
-    if start.state is not None:
-        return frozenset(start.state["keeper"].get("data", {}).get("trained_on", ()))
-    return frozenset(() if start.initial is None else start.initial.manifest.trained_on)
 
 
 def _warn_of_leaks(store: Store, known: Collection[str], who: str) -> None:
@@ -473,35 +420,6 @@ def _result(recorder: RunRecorder) -> Run:
     return Run(plan.run, plan.settings, rows, stopping.best_is_initial)
 
 
-@contextmanager
-def _only_training(run: Path, resume: bool, ranks: Ranks) -> Iterator[None]:
-    """Be the only training that writes into a run."""
-    if not ranks.is_first or (resume and not run.is_dir()):  # reading the checkpoint fails clearly
-        yield
-        return
-    is_new = not run.exists()
-    try:
-        with only_writer(run):
-            yield
-    finally:
-        if is_new:  # a training that cannot start leaves no folder
-            with suppress(OSError):
-                run.rmdir()
-
-
-def _make_folder(run: Path, settings: TrainSettings, overwrite: bool) -> None:
-    """Make the run's folder with its settings, without what it held if it is overwritten."""
-    if overwrite and run.is_dir():
-        for entry in run.iterdir():
-            if entry.name != LOCK:  # held by this process
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    for folder in (run, run / "checkpoints", run / "samples"):
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    sweep(run / "bundle")
-    write_text(run / "settings.yaml", as_yaml(settings))
-
-
 def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int) -> bool:
     kept = state["keeper"]
     if EarlyStopping.from_state(kept["watch"]).reason_to_stop(settings) is not None:
@@ -509,8 +427,3 @@ def _is_complete(state: dict[str, Any], settings: TrainSettings, last_step: int)
     if settings.minutes is not None:
         return bool(kept["seconds"] >= 60 * settings.minutes)
     return bool(state["step"] >= last_step)
-
-
-def as_yaml(settings: BaseModel) -> str:
-    """Settings as YAML in the order in which they are declared."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

@@ -136,32 +136,26 @@ def calibrate(
         if not inside.numel():
             return None
         factor[contrast] = float(np.clip(np.quantile(inside.numpy(), COVERAGE), 0.01, 1000))
-    return Uncertainty(
-        width=width, factor=factor, calibrated_on=f"{len(slices.source)} held-out pairs of slices"
-    )
+    pairs = f"{len(slices.source)} held-out pairs of slices"
+    return Uncertainty(width=width, factor=factor, calibrated_on=pairs)
 
 
 def validation_scores(synthetic: ValidationImages, paired: bool) -> dict[str, float]:
     """Sliced Wasserstein distances, cycle PSNR and SSIM and, if there are pairs, PSNR and SSIM."""
+    contrasts = (
+        ("target", synthetic.target, synthetic.to_target, synthetic.back_to_target),
+        ("source", synthetic.source, synthetic.to_source, synthetic.back_to_source),
+    )
     scores = {
         f"swd_to_{name}": metrics.sliced_wasserstein(made, real, directions=128)
-        for name, made, real in (
-            ("target", synthetic.to_target, synthetic.target),
-            ("source", synthetic.to_source, synthetic.source),
-        )
+        for name, real, made, _ in contrasts
     }
-    for name, image, back in (
-        ("source", synthetic.source, synthetic.back_to_source),
-        ("target", synthetic.target, synthetic.back_to_target),
-    ):
-        mask = anatomy(image)
-        scores[f"cycle_psnr_{name}"] = metrics.psnr(image, back, mask, 2.0)
-        scores[f"cycle_ssim_{name}"] = _mean_ssim(image, back, mask, 2.0)
+    for name, real, _, back in reversed(contrasts):
+        mask = anatomy(real)
+        scores[f"cycle_psnr_{name}"] = metrics.psnr(real, back, mask, 2.0)
+        scores[f"cycle_ssim_{name}"] = _mean_ssim(real, back, mask, 2.0)
     if paired:
-        for name, real, made in (
-            ("target", synthetic.target, synthetic.to_target),
-            ("source", synthetic.source, synthetic.to_source),
-        ):
+        for name, real, made, _ in contrasts:
             scores[f"psnr_{name}"], scores[f"ssim_{name}"] = paired_scores(real, made)
     return scores
 

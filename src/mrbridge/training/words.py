@@ -43,11 +43,9 @@ def score_names(columns: Sequence[str], source: str, target: str) -> dict[str, s
             direction = column.removeprefix(f"{measure}_").removeprefix("to_")
             if direction == column or direction not in ("target", "source"):
                 continue
-            if measure.startswith("cycle"):  # compares a contrast with itself
-                names[column] = f"{words} {target if direction == 'target' else source}"
-            else:
-                ends = (source, target) if direction == "target" else (target, source)
-                names[column] = f"{words} {ends[0]}→{ends[1]}"
+            seen, made = (source, target) if direction == "target" else (target, source)
+            is_cycle = measure.startswith("cycle")  # compares a contrast with itself
+            names[column] = f"{words} {made}" if is_cycle else f"{words} {seen}→{made}"
     return names
 
 
@@ -147,14 +145,11 @@ def view(
     """What the terminal shows: progress, best state, scores and losses with their trends.
 
     Args:
-        contrasts: source and target.
         share: of the training that is done, in [0, 1].
-        seconds: spent on training so far.
         about: epoch, step and speed, in words.
         rows: one for each epoch that is complete.
         losses: of the last step.
-        best: the best state so far, in words; empty before the first validation.
-        failures: what the monitor says is wrong, by direction; None before the first validation.
+        best, failures: as for `epoch_line`; empty and None before the first validation.
     """
     left = f"about {clock(seconds * (1 - share) / share)} left" if share > 0 else ""
     head = Table.grid(padding=(0, 2))
