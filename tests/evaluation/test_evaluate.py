@@ -128,14 +128,6 @@ class TestPairs:
         assert result.summary["T1w_to_T2w"]["model"]["fit"]["psnr"]["std"] is None
         assert lines_of(tmp_path / "o")[2]["floor_fitted_on"] == "itself"
 
-    def test_sessions_count_as_one_subject(self, world, tmp_path):
-        for session, seed in (("a", 1), ("b", 2)):
-            world.save_subject(tmp_path / "data", "01", seed, session=session)
-        world.save_subject(tmp_path / "data", "02", 3)
-        result = evaluate(world.Knowing(20), tmp_path / "data", out=tmp_path / "o", settings=QUICK)
-        assert len(result.cases) == 3
-        assert result.summary["T1w_to_T2w"]["model"]["fit"]["psnr"]["n"] == 2
-
     def test_brain_masks_of_the_dataset(self, bids, world, tmp_path):
         half = world.inside()
         half[:12] = False
@@ -360,17 +352,6 @@ class TestFiles:
             for measure in ("psnr", "ssim", "mae"):
                 assert one[kind][measure]["mean"] == pytest.approx(other[kind][measure]["mean"])
         assert set(files.summary["to_T2w"]) == {"model"}
-
-    def test_workers_change_nothing(self, bids, synthetic_images, tmp_path):
-        for workers in (1, 2):
-            score(
-                real=bids,
-                synthetic=synthetic_images,
-                out=tmp_path / str(workers),
-                settings=QUICK,
-                workers=workers,
-            )
-        assert lines_of(tmp_path / "1") == lines_of(tmp_path / "2")
 
     def test_single_files_and_a_mask(self, bids, synthetic_images, world, tmp_path):
         half = world.inside()

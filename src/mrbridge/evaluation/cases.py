@@ -205,12 +205,8 @@ def _of_equal_folders(
     cases: Sequence[Case], relative: Mapping[Path, Path], left_out: list[tuple[str, str]]
 ) -> list[Case]:
     """The cases without those whose real scan has a synthetic image in the same folder of its tree:
-    `b/001.nii.gz` is that of `b/001.nii.gz`, not of `a/001.nii.gz`.
-
-    Args:
-        cases: each of one real scan.
-        relative: the path of every file in its tree.
-        left_out: those that are left out are added here.
+    `b/001.nii.gz` is that of `b/001.nii.gz`, not of `a/001.nii.gz`. The others go into `left_out`;
+    `relative` is the path of every file in its tree.
     """
 
     def is_of_folder(case: Case) -> bool:

@@ -105,11 +105,9 @@ def draw_slices(
 
 
 def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
-    """Input, real scan and synthetic image around some lesions, a line for each.
+    """Input, real scan and synthetic image around lesions, a line for each.
 
-    Args:
-        panels: the stacks, each scaled by its own percentile.
-        lesions: at least one.
+    Each stack of `panels` is scaled by its own percentile.
     """
     target = panels.direction.target
     stacks = {f"real {target}": panels.real, f"synthetic {target}": panels.synthetic}
@@ -151,11 +149,7 @@ def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
 
 
 def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """What an uncertainty map states, and what was found, in groups of voxels by rising width.
-
-    Args:
-        rows: from `calibration.reliability`.
-    """
+    """What an uncertainty map states, and what was found, by `calibration.reliability`."""
     figure = _figure(9.5, 3.2)
     first, second = figure.subplots(1, 2)
     stated, found = ([row[key] for row in rows] for key in ("stated", "found"))
@@ -247,11 +241,7 @@ def count_jointly(real: NDArray[Any], synthetic: NDArray[Any]) -> NDArray[np.int
 
 
 def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: Path) -> None:
-    """Joint histogram of real and synthetic intensities.
-
-    Args:
-        counts: from `count_jointly`, summed over cases.
-    """
+    """Joint histogram of real and synthetic intensities, by `count_jointly`."""
     figure = _figure(4.7, 3.9)
     axis = figure.subplots()
     shown = axis.imshow(

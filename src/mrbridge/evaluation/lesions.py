@@ -49,7 +49,6 @@ class Lesion:
         outcome: `kept`, `weakened`, `lost`, `inverted`; `not_shown` if the real scan does not show
             it either; `invented`.
         visibility: of the source: `clear`, `faint`, `hidden`; `unknown` without a source.
-        volume_ml: of the connected component.
         slice, row, column: of its centre, from 0.
         contrast_source, contrast_real, contrast_synthetic: to the ring, as a share of each image's
             99.5th percentile.

@@ -34,7 +34,6 @@ class Measured:
         values: by the keys of `measures.toml`, and volumes in ml; what could not be measured is
             left out.
         lesions: of the lesion mask and, at the end, invented ones; None without a mask and a brain.
-        has_mask: whether there is a lesion mask.
         reliability: of the uncertainty map, from `calibration.reliability`.
     """
 

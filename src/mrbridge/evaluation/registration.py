@@ -125,7 +125,6 @@ class CaseScans:
     Attributes:
         volumes: the real scans on their own grids, by contrast: the input of a model.
         synthetic: the synthetic image, if it is not made by a model.
-        source: the scan it was made from, if that is known.
         grid: the scan on whose grid is scored.
         stacks, masks: the real scans and where to score against each, by contrast, on that grid.
 
@@ -389,7 +388,6 @@ def registration_errors(
         target: the real scan of the synthetic contrast, in register with the other two.
         synthetic: made from the source, on its grid.
         source: the scan that it was made from; None if unknown.
-        seed: of the random voxels of the registration.
 
     Returns:
         `registration_error_mm`, with a source also `registration_error_source_mm`. A registration

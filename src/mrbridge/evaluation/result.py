@@ -44,7 +44,6 @@ class Scored:
 
     Attributes:
         baseline_on: to what the monotone baseline was fitted: `others`, `itself`, or None.
-        registration: of its scans, if they were registered.
     """
 
     case: Case

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge import metrics
-from mrbridge.errors import InputError
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.lesions import worst_lesions
@@ -62,7 +61,6 @@ class Job:
         samples: slices of this case for the sliced Wasserstein distance.
         voxels: of this case to which the baselines of other cases are fitted.
         figures: path of the figures, to which their kind is appended; None draws nothing.
-        registration: of a pair on two grids.
         embeds: whether the result has the images for the report's viewer.
     """
 
@@ -91,10 +89,8 @@ class Result:
             `figures.HISTOGRAM_TOP`; None without a real target.
         samples: by method and `real`: some slices, scaled, for the sliced Wasserstein distance.
         cycle: `cycle` and `noisy`: scores of the source scan after a cycle.
-        voxels: number of voxels in the mask.
         figures: paths by kind (`slices`, `by_slice`, `lesions`, `reliability`).
         measured: lesions, tissues, detail, uncertainty; empty without a real target.
-        embedded: the images for the report's viewer, if they were asked for.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -238,8 +234,8 @@ def _translated(job: Job, scans: CaseScans, direction: Direction) -> Volume:
     from mrbridge.inference.translator import Translator
 
     model, to = job.model, direction.target
-    if model is None or direction.source is None:
-        raise InputError("there is neither a synthetic image nor a model")
+    assert model is not None
+    assert direction.source is not None
     mask = read_brain_mask(job.case.images[direction.source], model.bundle.manifest.standard)
     source = scans.volumes[direction.source]
     if not isinstance(model, Translator) or not model.knows_uncertainty(

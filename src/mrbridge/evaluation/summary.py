@@ -25,10 +25,7 @@ def summarise(
     """Mean and standard deviation over subjects: direction, method, kind, measure.
 
     Several cases of one subject (sessions) are averaged first. The standard deviation is that of
-    the sample (n - 1); None for a single subject.
-
-    Args:
-        of: scores of the methods, or of the cycle, whose methods are `cycle` and `noisy`.
+    the sample (n - 1); None for a single subject. The methods of a cycle are `cycle` and `noisy`.
     """
     result: dict[str, dict[str, Any]] = {}
     for (direction, method, kind, measure), values in _scores(cases, of).items():

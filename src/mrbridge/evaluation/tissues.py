@@ -104,9 +104,6 @@ def limits_of_agreement(differences: Sequence[float]) -> dict[str, float | int |
 
     Mean -+ 1.96 standard deviations (Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8).
 
-    Args:
-        differences: one for each subject.
-
     Returns:
         `bias`, `lower`, `upper` (None for a single subject) and `n`.
     """

@@ -42,8 +42,7 @@ class Finding:
 
     Attributes:
         kind: a short name, such as `exact duplicates`.
-        text: what was found, a sentence or two.
-        remedy: what to do, a sentence or two.
+        text, remedy: what was found, and what to do, in a sentence or two each.
         groups: the scans concerned; empty if all are.
     """
 

@@ -56,12 +56,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """The scans of a dataset.
+    """The scans of a dataset, and other files, each with the reason why it is ignored.
 
     Attributes:
         form: `dicom`, `files`, `table` or `store`.
-        items: in the order of their numbers or names.
-        ignored: other files, each with the reason.
         splits: of a store, the slices of each contrast in each split and in none.
     """
 

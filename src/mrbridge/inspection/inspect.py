@@ -42,8 +42,7 @@ class Inspection:
         findings: the worst first.
         headline, summary: the verdict in one line, and in some sentences.
         seconds: how long the images took; None if only headers were read.
-        report: the page, if one was written.
-        table: the table for `prepare`, if one was written.
+        report, table: the page, and the table for `prepare`, if they were written.
         left_out: scans that the table leaves out, each with the reason.
     """
 
@@ -284,9 +283,7 @@ def run_checks(
 ) -> list[Finding]:
     """All findings, the worst first.
 
-    Args:
-        facts: of the scans that could be read, at least one.
-        failed: the others, each with the reason.
+    `facts` are of at least one scan; `failed` are those that could not be read, with the reasons.
     """
     from mrbridge.inspection.duplicates import find_duplicates, find_undeclared_pairs
     from mrbridge.inspection.outliers import find_outliers

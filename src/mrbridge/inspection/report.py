@@ -175,10 +175,9 @@ def _viewers(result: Inspection) -> list[Embedded]:
     facts = {one.name: one for one in result.facts}
     named = [n for finding in result.findings for group in finding.groups for n in group.names]
     worst = next((facts[name] for name in named if name in facts), None)
-    chosen = {"a typical scan": _typical([one for one in result.facts if one is not worst])}
-    chosen = {"the worst scan": worst} | chosen
+    typical = _typical([one for one in result.facts if one is not worst])
     viewers = []
-    for title, one in chosen.items():
+    for title, one in (("the worst scan", worst), ("a typical scan", typical)):
         if one is None:
             continue
         try:

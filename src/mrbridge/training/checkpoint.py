@@ -266,7 +266,7 @@ def check_resumable(
         what = f"translates {was}, not {is_now}"
     elif known["standard"] != now["standard"]:
         what = "was trained on scans with other preprocessing"
-    elif weights.adversarial and not any(map(is_of_critic, state["networks"])):
+    elif weights.unpaired["adversarial"] and not any(map(is_of_critic, state["networks"])):
         # The checkpoint has none if the store left all weight to pairs, and this one does not.
         what = "was trained without critics, which the adversarial loss on these scans needs"
     if what is not None:

@@ -115,9 +115,6 @@ def weights_for(
     All but `paired` are multiplied by the share of slices without a partner, and so is the initial
     model's share: pairs know better. There is no warm-up without pairs, or from an initial model.
 
-    Args:
-        has_initial: whether training started from a model.
-
     Raises:
         SettingsError: no loss has a weight.
     """
@@ -134,7 +131,7 @@ def weights_for(
         share = unpaired if unpaired > _HARDLY_ANY else 0.0
         log.info("other losses are weighted by the share of slices without a partner: %.2f", share)
     weights = weights.scaled(share)
-    if not has_pairs and not weights.any_unpaired:
+    if not (has_pairs or weights.simulated or any(weights.unpaired.values())):
         raise SettingsError(
             "there is nothing to learn from: no loss has a weight",
             remedy="Raise one of them, such as --set "
@@ -296,8 +293,7 @@ def fit_intensity_mappings(
     That model was trained on canonical intensities, so the cycle shows the anatomy of the real
     slice with canonical intensities.
 
-    Args:
-        mappings: an `IntensityMapping` of the source and one of the target.
+    Mappings, slices and contrasts are those of the source, then of the target.
     """
     canonical = load_bundle(models.shipped())
     generators = [

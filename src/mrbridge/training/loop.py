@@ -149,10 +149,8 @@ class RunRecorder:
     """Records a run in its folder: counts steps, validates, saves checkpoints and the bundle, logs.
 
     `bundle` and `checkpoints/best.ckpt` hold the best state so far by `criterion`, of those without
-    a verdict of the monitor if there are any: at first the initial model, if there is one.
-
-    Args:
-        state: of the checkpoint to resume from, if any.
+    a verdict of the monitor if there are any: at first the initial model, if there is one. `state`
+    is that of the checkpoint to resume from.
     """
 
     def __init__(
@@ -219,7 +217,7 @@ class RunRecorder:
 
     def after_step(self, losses: dict[str, Tensor]) -> None:
         """Count a step; at the end of an epoch log, validate and save."""
-        model, settings = self.model, self.plan.settings
+        model = self.model
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.float()
         self._summed += 1
@@ -230,10 +228,7 @@ class RunRecorder:
         now = time.monotonic()
         self.seconds += now - self._tick
         self._tick = now
-        if settings.minutes is not None:
-            self.finished = self.seconds >= 60 * settings.minutes
-        else:
-            self.finished = model.step >= settings.epochs * self.plan.steps_per_epoch
+        self.finished = self.progress() >= 1
         if rest == 0 or self.finished:
             self._end_epoch(epoch + (rest > 0))
         elif self.signals.requested:

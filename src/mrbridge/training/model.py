@@ -43,9 +43,7 @@ class TranslationModel(nn.Module):
     If several processes train together, each computes its part of a step; gradients and losses are
     averaged over the processes, and all hold the same pools, filled by all of them.
 
-    Args:
-        weights: of the losses; None: as the settings have them.
-        ranks: this process among those that train together.
+    Without `weights` those of the settings are used.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class TranslationModel(nn.Module):
         # Drawn last, so that generators start from the same weights with and without critics.
         self.source_critic: nn.Module | None = None
         self.target_critic: nn.Module | None = None
-        if self.weights.adversarial:
+        if self.weights.unpaired["adversarial"]:
             self.source_critic = build_critic(networks.critic, rng)
             self.target_critic = build_critic(networks.critic, rng)
         self.ema_to_target = averaged_copy(self.to_target)
@@ -105,12 +103,7 @@ class TranslationModel(nn.Module):
         return float(self.optimizers[0].param_groups[0]["lr"])
 
     def initialise_from(self, bundle: Bundle, target: str) -> None:
-        """Start from the generators of a bundle instead of random weights.
-
-        Args:
-            bundle: of the same generators and contrasts.
-            target: the contrast that `to_target` makes.
-        """
+        """Start from the bundle's generators; `target` is the contrast that `to_target` makes."""
         makes_target = bundle.generator_that_makes(target)
         makes_source = "to_source" if makes_target == "to_target" else "to_target"
         for name, own, networks in (
@@ -240,7 +233,8 @@ class TranslationModel(nn.Module):
             The losses, and the translations of source and target slices if critics or the cycle
             loss need them, each (batch, 1, rows, columns).
         """
-        needs_cycle = bool(self.weights.cycle) or self._has_extra("cycle")
+        has_cycle_loss = bool(self.weights.unpaired["cycle"])
+        needs_cycle = has_cycle_loss or self._has_extra("cycle")
         needs_translations = bool(self.critics or needs_cycle or self._has_extra("input"))
         results: dict[str, Tensor] = {}
         translations = []
@@ -265,7 +259,7 @@ class TranslationModel(nn.Module):
             returned = self.to_source(to_target), self.to_target(to_source)
             for back, own in zip(returned, (batch.source, batch.target), strict=True):
                 self._add_extra(results, "cycle", back, own)
-            if self.weights.cycle:
+            if has_cycle_loss:
                 results["cycle"] = losses.l1_loss(returned[0], batch.source) + losses.l1_loss(
                     returned[1], batch.target
                 )
@@ -303,7 +297,7 @@ class TranslationModel(nn.Module):
         """The training examples of a generator: direction 0 to the target, 1 to the source."""
         other = (batch.target, batch.source)[direction]
         examples = []
-        if self.weights.identity:
+        if self.weights.unpaired["identity"]:
             examples.append(Example("identity", other, other))
         if weights["back_translation"]:
             back = (self.ema_to_source, self.ema_to_target)[direction]

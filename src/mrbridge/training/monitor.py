@@ -82,7 +82,6 @@ class Reading:
             reference, of the mean synthetic image with the mean real one.
         gradients: correlation of the gradients with the reference's; None without one.
         likeness: rank correlation with the input inside the anatomy, in [-1, 1].
-        verdict: what is wrong, if anything.
     """
 
     agreement: float
@@ -95,11 +94,8 @@ class Reading:
 class Reference:
     """Translations of the validation slices by a model that knows the contrasts.
 
-    In half precision, since they are part of every checkpoint.
-
-    Attributes:
-        name: of the model, in messages.
-        to_target, to_source: synthetic images, (slices, rows, columns), range [-1, 1].
+    Each (slices, rows, columns), range [-1, 1]; in half precision, since they are part of every
+    checkpoint. `name` is that of the model, in messages.
     """
 
     name: str
@@ -108,7 +104,7 @@ class Reference:
 
     @classmethod
     def of(cls, name: str, to_target: Stack, to_source: Stack) -> Reference:
-        """A reference of these images, (slices, rows, columns), range [-1, 1]."""
+        """A reference of these images, in any precision."""
         return cls(name, torch.from_numpy(to_target).half(), torch.from_numpy(to_source).half())
 
 
@@ -202,11 +198,7 @@ def columns(readings: Mapping[str, Reading]) -> dict[str, float]:
 def messages(
     readings: Mapping[str, Reading], source: str, target: str, reference: str | None
 ) -> dict[str, str]:
-    """A sentence for each direction with a verdict.
-
-    Args:
-        reference: the name of the reference, if there is one.
-    """
+    """A sentence for each direction with a verdict; `reference` is the name of the reference."""
     sentences = {}
     for direction, reading in readings.items():
         if reading.verdict is None:
@@ -242,7 +234,6 @@ class EarlyStopping:
     Attributes:
         best: the best criterion so far.
         best_is_right: whether that state had no verdict.
-        best_is_initial: whether that state is still the initial model.
         since_best: validations since then.
         held: validations in a row with a verdict.
         failures: the last validation's messages by direction; None before the first.

@@ -137,11 +137,11 @@ def train(
         raise SettingsError(
             "a run is either resumed or overwritten", path=run, remedy="Leave out one of the two."
         )
-    changes: TrainSettings | Mapping[str, Any] = overrides
+    changes: TrainSettings | Mapping[str, Any]
     if isinstance(settings, TrainSettings):
         changes = settings.changed(overrides) if overrides else settings
-    elif settings:
-        changes = {**settings, **overrides}
+    else:
+        changes = {**(settings or {}), **overrides}
     new: TrainSettings | None = None
     if not resume:
         new = completed(changes if isinstance(changes, TrainSettings) else resolve(changes))
@@ -364,12 +364,11 @@ def _warn_of_leaks(store: Store, known: Collection[str], who: str) -> None:
 
 
 def bundle_manifest(
-    store: Store, settings: TrainSettings, validation: HeldOut, known: Collection[str] = ()
+    store: Store, settings: TrainSettings, validation: HeldOut, known: Collection[str]
 ) -> BundleManifest:
     """The manifest of a training's bundle, without scores and weights.
 
-    Args:
-        known: the scans that the initial model, or the run so far, was trained on.
+    `known` are the scans that the initial model, or the run so far, was trained on.
     """
     prepared = store.manifest.settings
     scans = sorted({*known, *(one.short_hash for one in store.records(split="train"))})

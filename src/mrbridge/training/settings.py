@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -216,54 +216,43 @@ class LossWeights:
     """The weights of the losses for the data at hand, and what depends on them.
 
     Attributes:
+        unpaired: by name, with those of the user's own losses that need no target.
         wise_ft: of the initial model in the weights that are validated.
         warm_up: share of the training over which the unpaired weights rise linearly from zero.
-        extra: of the user's own losses that need no target, by name.
     """
 
-    adversarial: float
-    cycle: float
-    identity: float
-    back_translation: float
+    unpaired: Mapping[str, float]
     simulated: float
     paired: float
     wise_ft: float
     warm_up: float
-    extra: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: TrainSettings) -> LossWeights:
         """The weights as the settings have them."""
-        names = (*_UNPAIRED, "simulated", "paired", "wise_ft")
+        extra = {
+            extra_name(name): one.weight
+            for name, one in settings.extra_losses.items()
+            if one.on != "target" and one.weight
+        }
         return cls(
-            **{name: getattr(settings, f"{name}_weight") for name in names},
-            warm_up=settings.warm_up,
-            extra={
-                extra_name(name): one.weight
-                for name, one in settings.extra_losses.items()
-                if one.on != "target" and one.weight
-            },
+            {name: getattr(settings, f"{name}_weight") for name in _UNPAIRED} | extra,
+            settings.simulated_weight,
+            settings.paired_weight,
+            settings.wise_ft_weight,
+            settings.warm_up,
         )
-
-    @property
-    def any_unpaired(self) -> bool:
-        """Whether any loss but `paired` has a weight."""
-        return any((*self._unpaired().values(), self.simulated))
-
-    def _unpaired(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in _UNPAIRED} | dict(self.extra)
 
     def scaled(self, share: float) -> LossWeights:
         """All weights but `paired` multiplied by `share`."""
-        names = (*_UNPAIRED, "simulated", "wise_ft")
-        scaled = {name: share * getattr(self, name) for name in names}
-        extra = {name: share * weight for name, weight in self.extra.items()}
-        return replace(self, **scaled, extra=extra)
+        unpaired = {name: share * weight for name, weight in self.unpaired.items()}
+        simulated, wise_ft = share * self.simulated, share * self.wise_ft
+        return replace(self, unpaired=unpaired, simulated=simulated, wise_ft=wise_ft)
 
     def at(self, progress: float) -> dict[str, float]:
         """The weight of each loss when `progress`, in [0, 1], of the training is done."""
         ramp = min(1.0, progress / self.warm_up) if self.warm_up else 1.0
-        unpaired = {name: weight * ramp for name, weight in self._unpaired().items()}
+        unpaired = {name: weight * ramp for name, weight in self.unpaired.items()}
         return unpaired | {"simulated": self.simulated, "paired": self.paired}
 
 

@@ -114,12 +114,7 @@ def main_scores(columns: Sequence[str], source: str, target: str) -> dict[str, s
 def epoch_line(
     row: Row, contrasts: tuple[str, str], best: str = "", failures: Mapping[str, str] | None = None
 ) -> str:
-    """An epoch in one line, in words.
-
-    Args:
-        best: what the best state so far is.
-        failures: the monitor's messages about this epoch, by direction.
-    """
+    """An epoch in one line: scores, losses, the best state so far, the monitor's messages."""
     columns = list(row)
     parts = [
         f"{name} {score(column, row[column])}"
@@ -149,7 +144,7 @@ def view(
         about: epoch, step and speed, in words.
         rows: one for each epoch that is complete.
         losses: of the last step.
-        best, failures: as for `epoch_line`; empty and None before the first validation.
+        failures: the monitor's messages by direction; None before the first validation.
     """
     left = f"about {clock(seconds * (1 - share) / share)} left" if share > 0 else ""
     head = Table.grid(padding=(0, 2))
