@@ -182,12 +182,12 @@ class TestPairs:
         dataset.pairs = [(n, n) for n in range(half)]
         unpaired = max(1 - half / len(bank) for bank in dataset.banks)
         shared = weights_for(settings, dataset)
-        assert shared.cycle == pytest.approx(8 * unpaired)
-        assert shared.back_translation == pytest.approx(2 * unpaired)
+        assert shared.unpaired["cycle"] == pytest.approx(8 * unpaired)
+        assert shared.unpaired["back_translation"] == pytest.approx(2 * unpaired)
         assert shared.paired == 3
         assert shared.wise_ft == pytest.approx(0.5 * unpaired)
         only = weights_for(settings.changed({"supervision": "paired"}), dataset)
-        assert only.cycle == only.back_translation == only.wise_ft == 0
+        assert only.unpaired["cycle"] == only.unpaired["back_translation"] == only.wise_ft == 0
         without = settings.changed({"paired_weight": 0.0})
         assert weights_for(without, dataset) == LossWeights.of(without)
         with pytest.raises(SettingsError, match="--set paired_weight=1"):

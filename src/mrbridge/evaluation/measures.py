@@ -17,6 +17,7 @@ from mrbridge import metrics
 from mrbridge.errors import InputError
 from mrbridge.evaluation import calibration, detail, lesions, tissues
 from mrbridge.evaluation.cases import Direction
+from mrbridge.evaluation.figures import Panels
 from mrbridge.evaluation.lesions import Lesion
 from mrbridge.evaluation.registration import CaseScans, Mask, Stack
 from mrbridge.evaluation.settings import EvaluateSettings
@@ -63,27 +64,26 @@ def catalogue() -> list[dict[str, Any]]:
 def measure(
     scans: CaseScans,
     settings: EvaluateSettings,
-    direction: Direction,
+    images: Panels,
     synthetic: Stack,
-    inside: Mask,
     widths: Stack | None,
 ) -> Measured:
     """Everything but the registration error.
 
     Args:
-        synthetic: shape (slices, rows, columns), on the grid of the scores.
-        inside: where it is scored, the same shape.
+        images: on the grid of the scores, each scaled by its own percentile.
+        synthetic: as it was made, shape (slices, rows, columns).
         widths: the uncertainty map, the same shape and unit as `synthetic`; None if there is none.
 
     Raises:
         InputError: the lesion mask or the uncertainty map cannot be used.
     """
-    target, mask, spacing = scans.stacks[direction.target], scans.lesions, scans.spacing
-    real, made = metrics.scaled(target, inside), metrics.scaled(synthetic, inside)
+    direction, mask, spacing = images.direction, scans.lesions, images.spacing
+    pair = images.real, images.synthetic, images.mask
     values = {
-        "sharpness": detail.sharpness(real, made, inside, spacing),
-        **detail.power_ratios(real, made, inside, spacing),
-        **detail.whole_picture(target, synthetic),
+        "sharpness": detail.sharpness(*pair, spacing),
+        **detail.power_ratios(*pair, spacing),
+        **detail.whole_picture(scans.stacks[direction.target], synthetic),
     }
     if spacing is None and mask is not None:
         raise InputError(
@@ -102,13 +102,12 @@ def measure(
             parts["edge"] = anatomy.brain & (depth <= _EDGE_MM)
         if mask is not None:
             parts["lesions"] = mask
-        images = real, made, None if source is None else metrics.scaled(source, inside)
-        found, of_lesions = _lesions(direction, mask, images, inside, anatomy, spacing)
+        found, of_lesions = _lesions(images, mask, anatomy, spacing)
         values |= of_lesions
         found = _placed(found, scans)
     reliability: list[dict[str, float]] = []
     if widths is not None:
-        of_map, reliability = _uncertainty(real, synthetic, source, inside, widths, parts)
+        of_map, reliability = _uncertainty(images, synthetic, source, widths, parts)
         values |= of_map
     known = {key: value for key, value in values.items() if not math.isnan(value)}
     return Measured(known, found, mask is not None, reliability)
@@ -159,19 +158,18 @@ def _anatomy(
 
 
 def _lesions(
-    direction: Direction,
+    images: Panels,
     mask: Mask | None,
-    images: tuple[Stack, Stack, Stack | None],
-    inside: Mask,
     anatomy: _Anatomy | None,
     spacing: tuple[float, float, float],
 ) -> tuple[list[Lesion] | None, dict[str, float]]:
     """The lesions of a mask and invented ones, and their measures."""
     values: dict[str, float] = {}
     found: list[Lesion] | None = None
+    stacks = images.real, images.synthetic, images.source
     if mask is not None:
-        usable = inside if anatomy is None else anatomy.brain & ~anatomy.fluid
-        found = lesions.measure_lesions(mask, *images, usable, spacing)
+        usable = images.mask if anatomy is None else anatomy.brain & ~anatomy.fluid
+        found = lesions.measure_lesions(mask, *stacks, usable, spacing)
         shown = [one for one in found if one.outcome != "not_shown"]
         values["lesions"] = float(len(shown))
         if shown:
@@ -181,8 +179,8 @@ def _lesions(
         white = anatomy.white
         if mask is not None and mask.any():
             white = white & (ndimage.distance_transform_edt(~mask, spacing) > _AROUND_LESIONS_MM)
-        sign = -1 if direction.target == "T1w" else 1
-        invented = lesions.find_invented(*images, white, spacing, sign)
+        sign = -1 if images.direction.target == "T1w" else 1
+        invented = lesions.find_invented(*stacks, white, spacing, sign)
         values["invented_lesions"] = float(len(invented))
         values["invented_lesions_ml"] = math.fsum(one.volume_ml for one in invented)
         found = (found or []) + invented
@@ -202,14 +200,14 @@ def _placed(found: list[Lesion] | None, scans: CaseScans) -> list[Lesion] | None
 
 
 def _uncertainty(
-    real: Stack,
+    images: Panels,
     synthetic: Stack,
     source: Stack | None,
-    inside: Mask,
     widths: Stack,
     parts: Mapping[str, Mask],
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """The measures of an uncertainty map, and its reliability."""
+    real, inside = images.real, images.mask
     scale, offset = metrics.fit_nonnegative(real, synthetic, inside)
     error = np.abs(real - (scale * synthetic + offset))[inside]
     half = scale * widths[inside]

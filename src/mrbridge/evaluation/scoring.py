@@ -266,8 +266,16 @@ def _against_real(
     inside: Mask,
     widths: Stack | None,
 ) -> Result:
-    target = scans.stacks[direction.target]
+    target, source = scans.stacks[direction.target], scans.source_of(direction)
     real = metrics.scaled(target, inside)
+    plain = figures.Panels(
+        direction,
+        None if source is None else metrics.scaled(source, inside),
+        metrics.scaled(images["model"], inside),
+        real,
+        inside,
+        scans.spacing,
+    )
     fitted = {method: metrics.fitted(real, image, inside) for method, image in images.items()}
     slices = _slices_with_anatomy(inside)
     result = Result(
@@ -280,20 +288,10 @@ def _against_real(
         },
         counts=figures.count_jointly(real[inside], fitted["model"][inside]),
         voxels=int(inside.sum()),
-        measured=measure(scans, job.settings, direction, images["model"], inside, widths),
+        measured=measure(scans, job.settings, plain, images["model"], widths),
     )
-    if job.figures is None and not job.embeds:
-        return result
-    source = scans.source_of(direction)
-    panels = figures.Panels(
-        direction,
-        None if source is None else metrics.scaled(source, inside),
-        # Outside the mask nothing is scored: the synthetic image is shown without the fit.
-        np.where(inside, fitted["model"], metrics.scaled(images["model"], inside)),
-        real,
-        inside,
-        scans.spacing,
-    )
+    # Outside the mask nothing is scored: the synthetic image is shown without the fit.
+    panels = replace(plain, synthetic=np.where(inside, fitted["model"], plain.synthetic))
     if job.embeds:
         result = replace(result, embedded=_embedded(job.case.name, panels))
     if job.figures is None:
@@ -307,7 +305,6 @@ def _against_real(
     worst = worst_lesions(result.measured.lesions or [])
     if worst:
         paths["lesions"] = job.figures.with_name(f"{stem}_lesions.png")
-        plain = replace(panels, synthetic=metrics.scaled(images["model"], inside))
         figures.draw_lesions(plain, worst, paths["lesions"])
     if result.measured.reliability:
         paths["reliability"] = job.figures.with_name(f"{stem}_reliability.png")
