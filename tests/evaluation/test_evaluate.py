@@ -124,7 +124,7 @@ class TestPairs:
         world.save_subject(tmp_path / "data", "01", 1)
         result = evaluate(world.Knowing(20), tmp_path / "data", out=tmp_path / "o", settings=QUICK)
         assert result.cases[0].baseline_on == "itself"
-        assert "inflated" in result.verdicts[0].text
+        assert "inflates" in result.verdicts[0].text
         assert result.summary["T1w_to_T2w"]["model"]["fit"]["psnr"]["std"] is None
         assert lines_of(tmp_path / "o")[2]["floor_fitted_on"] == "itself"
 
