@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def maps_of(path: Path) -> dict[str, np.ndarray]:
     head = labelled_head(path, SPACING)
-    return dict(zip(head.names, head.maps.numpy(), strict=True))
+    return dict(zip(head.names, head.maps, strict=True))
 
 
 def test_a_folder_gives_its_nifti_files_and_asegs(folder: Path, tmp_path: Path) -> None:

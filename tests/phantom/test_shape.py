@@ -60,7 +60,7 @@ def test_subjects_have_shapes_of_their_own(head):
 
 
 def test_the_template_is_a_head(head):
-    grey, white, fluid, hull, surface = head.maps[:5].numpy()
+    grey, white, fluid, hull, surface = head.maps[:5]
     brain = grey + white + fluid
     assert brain.max() <= 1 + 1e-5
     assert min(grey.min(), white.min(), fluid.min()) >= 0

@@ -60,7 +60,7 @@ def test_tissues_are_ordered_as_radiologists_know_them(seed):
         signals.GREY_MATTER,
         signals.FLUID,
     )
-    in_t1w = [t1w.signal(t.density, t.t1, t.t2, signals.STATIC_DEPHASING) for t in order]
+    in_t1w = [t1w.signal(t.density, t.t1, t.t2) for t in order]
     assert in_t1w == sorted(in_t1w, reverse=True)
     fluid, grey, white, muscle, dura = (
         t2w.signal(t.density, t.t1, t.t2)
@@ -94,9 +94,9 @@ def test_the_train_of_an_inversion_is_that_of_its_pulses_one_by_one():
                 middle = m
             m = relax(m * cosine, 7.0)
         m = relax(m, after)
-    decay = math.exp(-3.0 * (1 / 80 + 0.01))
+    decay = math.exp(-3.0 * (1 / 80 + signals.STATIC_DEPHASING))
     expected = 0.8 * abs(middle) * sine * decay
-    assert sequence.signal(0.8, t1, 80.0, 0.01) == pytest.approx(expected, rel=1e-6)
+    assert sequence.signal(0.8, t1, 80.0) == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_inversion_before_a_spin_echo_is_its_pulses_one_by_one():
@@ -122,7 +122,7 @@ def test_an_inversion_before_a_spin_echo_is_its_pulses_one_by_one():
 def test_every_t1_weighted_sequence_shows_white_above_grey_above_fluid(kind, seed):
     sequence = kind.draw(np.random.default_rng(seed))
     tissue = (signals.WHITE_MATTER, signals.GREY_MATTER, signals.FLUID)
-    shown = [sequence.signal(t.density, t.t1, t.t2, signals.STATIC_DEPHASING) for t in tissue]
+    shown = [sequence.signal(t.density, t.t1, t.t2) for t in tissue]
     assert shown == sorted(shown, reverse=True)
 
 

@@ -124,14 +124,14 @@ def test_flowing_blood_is_dark_in_a_spin_echo_and_bright_in_a_gradient_echo(
     ]
     still, fresh = painted
     assert (fresh > still + 0.01).any() is np.bool_(brighter)
-    arteries = head.maps[head.names.index("artery")].numpy() > 0.9
+    arteries = head.maps[head.names.index("artery")] > 0.9
     white = np.percentile(fresh, 80)
     assert (np.median(fresh[arteries]) < 0.4 * white) is np.bool_(refocused)
 
 
 def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
     head = template_head(2.0)
-    maps = dict(zip(head.names, head.maps.numpy(), strict=True))
+    maps = dict(zip(head.names, head.maps, strict=True))
     outside = maps["grey"] + maps["white"] + maps["fluid"] + maps["sinus"] < 0.05
     shell = (maps["hull"] < -1.5) & (maps["hull"] > -3) & outside
     where = np.stack(np.broadcast_arrays(*head.grid.mesh()), axis=-1)

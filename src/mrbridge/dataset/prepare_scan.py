@@ -24,12 +24,18 @@ from mrbridge.errors import InputError, MrbridgeError, as_error
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
 from mrbridge.io.scans import Scan
-from mrbridge.preprocessing.foreground import Crop, crop_to_head, head_crop
+from mrbridge.preprocessing.foreground import Crop, crop_to_head
 from mrbridge.preprocessing.geometry import slice_grid
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
-from mrbridge.preprocessing.resample import Placement, grid_difference, grid_of, stored_like
+from mrbridge.preprocessing.resample import (
+    Placement,
+    along_axes,
+    grid_difference,
+    grid_of,
+    stored_like,
+)
 from mrbridge.preprocessing.settings import TransformKind
-from mrbridge.preprocessing.template import Alignment, aligned, volume_l
+from mrbridge.preprocessing.template import Alignment, align, volume_l
 from mrbridge.volume import Volume
 
 _ARRAYS = 2  # raise it when the same settings begin to give other arrays
@@ -251,11 +257,12 @@ def _register(volume: Volume, scan: Scan, settings: PrepareSettings) -> _Referen
     result = register(volume, fixed, kind, settings.seed)
     record = {"reference": scan.name} | result.as_json()
     found = crop_to_head(fixed, standard.margin_mm)
-    own = grid_of(head_crop(volume, standard.margin_mm)(volume))
+    own = grid_of(crop_to_head(volume, standard.margin_mm).head.volume)
     if standard.align == "none":
         placement = Placement(result.transform, grid_of(found.head.volume), own)
         return _Reference(placement, found.crop, grid_of(fixed), record)
-    alignment, there = aligned(found.head, standard.align, standard.spacing_mm)
+    alignment = align(found.head, standard.align)
+    there = along_axes(found.head, alignment.transform, standard.spacing_mm)
     placement = Placement(there.transform @ result.transform, there.onto, own)
     return _Reference(placement, None, None, record, alignment)
 
@@ -275,7 +282,7 @@ def _take_crop(
         except MrbridgeError:  # reported for the reference itself
             return _Reference(), volume
         if grid_difference(stored_like(volume, other), other) is None:
-            known = head_crop(other, settings.standard.margin_mm), grid_of(other)
+            known = crop_to_head(other, settings.standard.margin_mm).crop, grid_of(other)
     turned = volume if known is None else stored_like(volume, known[1])
     if known is None or grid_difference(turned, known[1]) is not None:
         return _Reference(), volume

@@ -21,7 +21,7 @@ from mrbridge.dataset.augment import Augmentation, to_float32
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.io.atomic import atomic_path
 from mrbridge.phantom.subjects import VariedSubject, varied_subject
-from mrbridge.preprocessing.foreground import head_crop
+from mrbridge.preprocessing.foreground import crop_to_head
 from mrbridge.preprocessing.geometry import fit_size, to_slices
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.preprocess import preprocess
@@ -237,7 +237,8 @@ def subject_stacks(
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
     """The images of `group`, each (slices, rows, columns), and where the first shows a head."""
     images = []
-    crop = head_crop(subject.seen[contrasts[0]], standard.margin_mm)  # the same for all: they match
+    # The same crop for all: they match.
+    crop = crop_to_head(subject.seen[contrasts[0]], standard.margin_mm).crop
     for contrast in contrasts:
         scan = preprocess(subject.seen[contrast], standard, crop=crop)
         truth, _ = to_slices(crop(subject.canonical[contrast]), standard.spacing_mm)

@@ -20,7 +20,7 @@ from mrbridge.manifest import AnyContrast, Direction, Uncertainty
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks.build import Generator
 from mrbridge.networks.unet import ScaleHead
-from mrbridge.preprocessing.foreground import FoundHead, head_crop
+from mrbridge.preprocessing.foreground import FoundHead, crop_to_head
 from mrbridge.preprocessing.geometry import size_multiple, slice_grid
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
@@ -229,17 +229,18 @@ class Translator:
         """How many pixels the network computes at most to translate a volume."""
         manifest = self.bundle.manifest
         multiple = manifest.networks.generator.multiple or 1
-        crop = head_crop(volume, manifest.standard.margin_mm)
-        grid = slice_grid(crop(volume), manifest.standard.spacing_mm)
+        found = crop_to_head(volume, manifest.standard.margin_mm)
+        grid = slice_grid(found.head.volume, manifest.standard.spacing_mm)
         slices, rows, columns = (
-            size + sum(added) for size, added in zip(grid.shape, crop.lacks(grid), strict=True)
+            size + sum(added)
+            for size, added in zip(grid.shape, found.crop.lacks(grid), strict=True)
         )
 
         def padded(size: int) -> int:
             return size_multiple(max(size, manifest.least_size), multiple)
 
         total = slices * padded(rows) * padded(columns)
-        if planes_for(crop(volume), self.planes) != ("axial",):
+        if planes_for(found.head.volume, self.planes) != ("axial",):
             upright = padded(height(slices, grid))
             total += rows * upright * padded(columns) + columns * upright * padded(rows)
         return total

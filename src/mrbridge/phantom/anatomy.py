@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mrbridge.phantom.fields import Array, Grid, knots_start, random_field, random_knots, spline
-from mrbridge.phantom.pathology import Pathology
+from mrbridge.phantom.fields import Array, Grid, field_of, random_field, random_knots
+from mrbridge.phantom.pathology import TEXTURE_MM, Pathology
 from mrbridge.phantom.shape import Lesions
 from mrbridge.phantom.signals import (
     BLOOD,
@@ -28,7 +28,6 @@ from mrbridge.phantom.signals import (
     MARROW,
     MUSCLE,
     SKIN,
-    STATIC_DEPHASING,
     TYPICAL,
     Matter,
     PulseSequence,
@@ -97,7 +96,7 @@ class _Canvas:
     def signals(self, density: Real, t1: Real, t2: Real) -> dict[str, Any]:
         """What tissue of this proton density, T1 and T2 (ms) gives, by contrast."""
         return {
-            contrast: sequence.signal(density, t1, t2, STATIC_DEPHASING)
+            contrast: sequence.signal(density, t1, t2)
             for contrast, sequence in self.sequences.items()
         }
 
@@ -272,8 +271,7 @@ def _paint_pathology(
     box = (x, y, z)
     part, depth = canvas.part(box), depth[box]
     knots, amount = one.texture
-    field = spline(knots, knots_start(one.texture_mm), one.texture_mm, part.grid)
-    texture = np.exp(np.float32(amount) * field)
+    texture = np.exp(np.float32(amount) * field_of(knots, TEXTURE_MM, part.grid))
     grey, matter = (shares["grey"] + shares["white"])[box], shares["white"][box]
     into = {
         "white": np.clip(1.3 * matter, 0, 1),
@@ -317,9 +315,7 @@ def _relaxation(
         for value, kind in ((tissue.t1, "t1"), (tissue.t2, "t2")):
             shared = random_knots(population, _REGION_MM) if matter.population else np.float32(0)
             knots = shared + _PERSONAL * random_knots(rng, _REGION_MM)
-            regional = _REGIONAL[f"{name} {kind}"] * spline(
-                knots, knots_start(_REGION_MM), _REGION_MM, grid
-            )
+            regional = _REGIONAL[f"{name} {kind}"] * field_of(knots, _REGION_MM, grid)
             value *= rng.normal(1, 0.03)
             maps.append(np.float32(value) * (1 + regional) * texture)
         t1, t2 = maps

@@ -111,7 +111,7 @@ def random_field(rng: np.random.Generator, knot_mm: float, grid: Grid) -> Array:
 
     It depends on the generator and the place only, not on the grid's spacing.
     """
-    return spline(random_knots(rng, knot_mm), knots_start(knot_mm), knot_mm, grid)
+    return field_of(random_knots(rng, knot_mm), knot_mm, grid)
 
 
 def random_knots(rng: np.random.Generator, knot_mm: float) -> Array:
@@ -120,6 +120,6 @@ def random_knots(rng: np.random.Generator, knot_mm: float) -> Array:
     return rng.standard_normal(counts, dtype=np.float32) / np.float32(_SPREAD)
 
 
-def knots_start(knot_mm: float) -> NDArray[np.float64]:
-    """The position of the first of the `random_knots`, RAS+ mm."""
-    return LOW_MM - _MARGIN_MM - 1.5 * knot_mm
+def field_of(knots: Array, knot_mm: float, grid: Grid) -> Array:
+    """The field with these `random_knots`."""
+    return spline(knots, LOW_MM - _MARGIN_MM - 1.5 * knot_mm, knot_mm, grid)

@@ -72,7 +72,7 @@ class Head:
 
     grid: Grid
     names: tuple[str, ...]
-    maps: torch.Tensor
+    maps: Array
     ventricle_pull: Array
     lesion_sites: Array
     lesion_weights: NDArray[np.float64]
@@ -110,12 +110,9 @@ class HeadMaps:
             if sigma and source_grid is NATIVE:
                 source = ndimage.gaussian_filter(source, sigma, mode="nearest")
             if source_grid.spacing != grid.spacing:
-                source = resample(torch.from_numpy(source)[None], source_grid, grid)[0]
+                source = resample(source, source_grid, grid)
             maps[index] = source
-        names = tuple(self.maps)
-        return Head(
-            grid, names, torch.from_numpy(maps), self.ventricle_pull, self.sites, self.weights
-        )
+        return Head(grid, tuple(self.maps), maps, self.ventricle_pull, self.sites, self.weights)
 
 
 @lru_cache(maxsize=2)
@@ -124,12 +121,12 @@ def template_head(spacing_mm: float) -> Head:
     return _template().on(spacing_mm)
 
 
-def resample(maps: torch.Tensor, source: Grid, target: Grid) -> Array:
-    """Linear interpolation of (channel, x, y, z) from one grid to another; edges are repeated."""
-    return sample(maps, source, target.places())
+def resample(values: Array, source: Grid, target: Grid) -> Array:
+    """Linear interpolation of (x, y, z) from one grid to another; edges are repeated."""
+    return sample(values[None], source, target.places())[0]
 
 
-def sample(maps: torch.Tensor, grid: Grid, where: Array) -> Array:
+def sample(maps: Array, grid: Grid, where: Array) -> Array:
     """Linear interpolation of (channel, x, y, z) at places (..., 3) in mm: (channel, ...)."""
     low = np.array([a[0] for a in grid.axes], np.float32)
     high = np.array([a[-1] for a in grid.axes], np.float32)
@@ -137,7 +134,11 @@ def sample(maps: torch.Tensor, grid: Grid, where: Array) -> Array:
     # grid_sample expects (x, y, z) order for the axes from last to first.
     unit = unit.flip(-1)[None]
     values = torch.nn.functional.grid_sample(
-        maps[None], unit, mode="bilinear", padding_mode="border", align_corners=True
+        torch.from_numpy(maps)[None],
+        unit,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
     )
     return values[0].numpy()
 
@@ -146,12 +147,11 @@ def sample(maps: torch.Tensor, grid: Grid, where: Array) -> Array:
 def _template() -> HeadMaps:
     grey, white, fluid = _brain()
     mask = grey + white + fluid
-    hull = hull_around(resample(torch.from_numpy(mask)[None], NATIVE, COARSE)[0] > 0.5)
-    fine_hull = resample(torch.from_numpy(hull)[None], COARSE, NATIVE)[0]
-    white_2mm, fluid_2mm = resample(torch.from_numpy(np.stack([white, fluid])), NATIVE, COARSE)
+    hull = hull_around(resample(mask, NATIVE, COARSE) > 0.5)
+    fine_hull = resample(hull, COARSE, NATIVE)
+    white_2mm, fluid_2mm = (resample(one, NATIVE, COARSE) for one in (white, fluid))
     x, y, z = COARSE.mesh()
     deep = (hull < -27) & (z > -12) & ((np.abs(x) < 24) | (y < -25))
-    pull, sites, weights = lesion_places((fluid_2mm > 0.5) & deep, white_2mm, hull)
     surface, air, eye = face_around(hull)
     maps = {
         "grey": (grey, NATIVE),
@@ -165,7 +165,7 @@ def _template() -> HeadMaps:
         "artery": (arteries(), NATIVE),
         "sinus": (np.maximum(_tubes(_VEINS), _dural_sinuses(fine_hull)), NATIVE),
     }
-    return HeadMaps(maps, pull, sites, weights)
+    return HeadMaps(maps, *lesion_places((fluid_2mm > 0.5) & deep, white_2mm, hull))
 
 
 def _brain() -> tuple[Array, Array, Array]:
@@ -270,7 +270,7 @@ def _iron(grey: Array) -> Array:
     White matter that passes between the large nuclei has none of it; the small ones and the
     pallidum are rich in myelin, so that the maps call them white.
     """
-    grey = resample(torch.from_numpy(grey)[None], NATIVE, COARSE)[0]
+    grey = resample(grey, NATIVE, COARSE)
     excess = np.zeros(COARSE.shape, np.float32)
     for nucleus, parts in _NUCLEI.items():
         for centre, radii in parts:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -123,11 +122,9 @@ def _maps(path: Path) -> HeadMaps:
     }
     placed = {name: (values, NATIVE) for name, values in maps.items()}
     placed |= _around(space, inside)
-    hull = resample(torch.from_numpy(placed["hull"][0])[None], placed["hull"][1], COARSE)[0]
-    both = torch.from_numpy(np.stack([white, ventricles]))
-    white, ventricles = resample(both, NATIVE, COARSE)
-    pull, sites, weights = lesion_places(ventricles > 0.5, white, hull)
-    return HeadMaps(placed, pull, sites, weights)
+    hull = resample(*placed["hull"], COARSE)
+    white, ventricles = (resample(one, NATIVE, COARSE) for one in (white, ventricles))
+    return HeadMaps(placed, *lesion_places(ventricles > 0.5, white, hull))
 
 
 def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
@@ -183,12 +180,12 @@ class _Space:
     def sampled(self, values: NDArray[np.generic]) -> Array:
         """Values of the label map's voxels on `NATIVE`; 0 beyond the map."""
         smooth = ndimage.gaussian_filter(values.astype(np.float32), self._sigma, truncate=3)
-        return sample(torch.from_numpy(smooth)[None], self._grid, self._where)[0]
+        return sample(smooth[None], self._grid, self._where)[0]
 
 
 def _around(space: _Space, brain: NDArray[np.bool_]) -> dict[str, tuple[Array, Grid]]:
     """The maps of what surrounds the brain, of the labels or, if there are none, the template's."""
-    mask = resample(torch.from_numpy(brain.astype(np.float32))[None], NATIVE, COARSE)[0] > 0.5
+    mask = resample(brain.astype(np.float32), NATIVE, COARSE) > 0.5
     if np.isin(space.labels, _BONE).sum() <= 100:  # a few voxels are not a skull
         hull = hull_around(mask)
         surface, air, eye = face_around(hull)

@@ -15,17 +15,18 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mrbridge.phantom.fields import Array, Grid, knots_start, random_knots, spline
+from mrbridge.phantom.fields import Array, Grid, field_of, random_knots
 from mrbridge.phantom.head import Head, sample
 from mrbridge.phantom.signals import Tissue
 
 Range = tuple[float, float]
 
-_OUTLINE_MM, _TEXTURE_MM = (9.0, 18.0), 7.0
+_OUTLINE_MM = (9.0, 18.0)
+TEXTURE_MM = 7.0
+"""Distance of the knots of `Pathology.texture`."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,7 @@ class Pathology:
         radii: (3,) half axes, mm.
         roughness: of the outline.
         outline: knots of random fields, by the distance of their knots in mm.
-        texture, texture_mm: knots of the field by which relaxation varies inside, and how much;
-            their distance.
+        texture: knots of the field by which relaxation varies inside, and how much.
         layers: (layer, depth mm, edge mm, opacity, tissue as multiples of white matter).
         mask: (distance to its outline in mm, its grid) in template space instead of an ellipsoid.
     """
@@ -174,7 +174,6 @@ class Pathology:
     outline: tuple[tuple[float, Array], ...]
     texture: tuple[Array, float]
     layers: tuple[tuple[Layer, float, float, float, Tissue], ...]
-    texture_mm: float = _TEXTURE_MM
     mask: tuple[Array, Grid] | None = None
 
     @classmethod
@@ -202,7 +201,7 @@ class Pathology:
             if rng.random() < layer.chance:
                 layers.append((layer, depth, drawn[1], drawn[2], tissue))
         outline = tuple((mm, random_knots(rng, mm)) for mm in _OUTLINE_MM)
-        texture = random_knots(rng, _TEXTURE_MM), rng.uniform(*kind.texture)
+        texture = random_knots(rng, TEXTURE_MM), rng.uniform(*kind.texture)
         centre = _centre(rng, head, kind.surface)
         mask = None
         if masks and kind.masks and rng.random() < 0.7:
@@ -221,9 +220,9 @@ class Pathology:
         """Depth below the outline in mm, negative outside, on `grid`."""
         if self.mask is not None:
             distance, mask_grid = self.mask
-            return -sample(torch.from_numpy(distance)[None], mask_grid, where)[0]
+            return -sample(distance[None], mask_grid, where)[0]
         away = np.sqrt((((where - self.centre) / self.radii) ** 2).sum(axis=-1)).astype(np.float32)
-        rough = sum(spline(knots, knots_start(mm), mm, grid) for mm, knots in self.outline)
+        rough = sum(field_of(knots, mm, grid) for mm, knots in self.outline)
         radius = np.float32(self.radii.min())
         # The outline of a tumour or a stroke wanders by a share of its size.
         return (1 - away) * radius + np.float32(0.7 * self.roughness) * radius * rough
@@ -233,8 +232,8 @@ def _centre(rng: np.random.Generator, head: Head, surface: bool) -> NDArray[np.f
     """A place in the brain, template mm; `surface`: at its edge."""
     maps = dict(zip(head.names, head.maps, strict=True))
     step = max(1, round(3 / head.grid.spacing[0]))
-    tissue = (maps["grey"] + maps["white"])[::step, ::step, ::step].numpy()
-    hull = maps["hull"][::step, ::step, ::step].numpy()
+    tissue = (maps["grey"] + maps["white"])[::step, ::step, ::step]
+    hull = maps["hull"][::step, ::step, ::step]
     possible = tissue > 0.6
     if surface:
         possible &= hull > -14

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -14,7 +13,7 @@ from mrbridge.phantom.fields import (
     LOW_MM,
     Array,
     Grid,
-    knots_start,
+    field_of,
     random_field,
     random_knots,
     spline,
@@ -72,7 +71,7 @@ def deformation(
     # Coordinates that lag behind on the way out of the ventricles make them wider.
     drawn = np.clip(rng.normal(1.5, 2.5), -2.5, 6.0)
     widening = drawn if widening is None else widening
-    pull = sample(torch.from_numpy(head.ventricle_pull), COARSE, place.astype(np.float32))
+    pull = sample(head.ventricle_pull, COARSE, place.astype(np.float32))
     place -= widening * np.moveaxis(pull, 0, -1)
     offset = (place - base).astype(np.float32)
     result = np.empty((*grid.shape, 3), np.float32)
@@ -152,10 +151,9 @@ class Lesions:
     def share(self, where: Array, grid: Grid) -> Array:
         """Share of lesion in each voxel of `grid`; `where` (x, y, z, 3): its template places."""
         share = np.zeros(grid.shape, np.float32)
-        start = knots_start(_OUTLINE_MM)
         if self.halo < 1:
-            near = sample(torch.from_numpy(self.nearness)[None], COARSE, where)[0]
-            near *= 1 + 0.15 * spline(self.outline, start, _OUTLINE_MM, grid)
+            near = sample(self.nearness[None], COARSE, where)[0]
+            near *= 1 + 0.15 * field_of(self.outline, _OUTLINE_MM, grid)
             share = np.clip((near - self.halo) / _HALO_EDGE, 0, 1)
         if not len(self.centres):
             return share
@@ -163,7 +161,7 @@ class Lesions:
         for centre, radii, place in zip(self.centres, self.radii, places, strict=True):
             box = _box(place, 2.2 * float(radii.max()), grid)
             away = np.sqrt((((where[box] - centre) / radii) ** 2).sum(axis=-1))
-            roughness = 1 + 0.25 * spline(self.outline, start, _OUTLINE_MM, grid.part(box))
+            roughness = 1 + 0.25 * field_of(self.outline, _OUTLINE_MM, grid.part(box))
             depth = (away * roughness - 1) * float(radii.min())
             inside = np.clip(0.5 - depth / max(1.2, grid.spacing[0]), 0, 1)
             share[box] = np.maximum(share[box], inside)

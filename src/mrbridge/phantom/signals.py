@@ -19,8 +19,9 @@ Henkelman 1992: Henkelman et al., J Magn Reson Imaging 2:533.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,31 +70,28 @@ def inversion_spin_echo(
     return density * np.abs(recovery) * np.exp(-te / t2)
 
 
-class PulseSequence(Protocol):
+class PulseSequence(ABC):
     """A pulse sequence."""
 
-    refocused: ClassVar[bool]
-    """Whether a pulse makes a spin echo: blood that has flowed on until then is lost to it."""
+    refocused: ClassVar[bool] = False
+    """Whether a pulse makes a spin echo, which undoes static dephasing: blood that has flowed on
+    until then is lost to it."""
 
-    echo_train: ClassVar[bool]
+    echo_train: ClassVar[bool] = False
     """Whether many refocusing pulses follow each excitation, which makes fat bright."""
 
-    @property
-    def flip_degrees(self) -> float:
-        """Angle of the excitation."""
-        ...
+    flip_degrees: float
+    """Angle of the excitation."""
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """Signal of tissue with these properties; `static_dephasing` is 1/T2* - 1/T2 in 1/ms."""
-        ...
+    @abstractmethod
+    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
+        """Signal of tissue with these properties; arguments as for `spin_echo`."""
 
 
 @dataclass(frozen=True)
-class GradientEcho:
+class GradientEcho(PulseSequence):
     """A T1-weighted 3D spoiled gradient echo. Times in ms."""
 
-    refocused: ClassVar[bool] = False
-    echo_train: ClassVar[bool] = False
     tr: float
     te: float
     flip_degrees: float
@@ -107,16 +105,15 @@ class GradientEcho:
             flip_degrees=round(rng.uniform(16.0, 21.0), 1),
         )
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """As `PulseSequence` says."""
-        t2_star = 1 / (1 / t2 + static_dephasing)
+    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
+        t2_star = 1 / (1 / t2 + STATIC_DEPHASING)
         return spoiled_gradient_echo(
             density, t1, t2_star, tr=self.tr, te=self.te, flip_degrees=self.flip_degrees
         )
 
 
 @dataclass(frozen=True)
-class PreparedGradientEcho:
+class PreparedGradientEcho(PulseSequence):
     """A gradient echo after an inversion (MPRAGE). Times in ms.
 
     Attributes:
@@ -127,8 +124,6 @@ class PreparedGradientEcho:
         te, flip_degrees: of each of them.
     """
 
-    refocused: ClassVar[bool] = False
-    echo_train: ClassVar[bool] = False
     tr: float
     ti: float
     spacing: float
@@ -148,8 +143,8 @@ class PreparedGradientEcho:
             flip_degrees=rng.uniform(7, 12),
         )
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float) -> Any:
-        """As `PulseSequence` says; the magnitude, in the steady state of many inversions."""
+    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
+        """The magnitude, in the steady state of many inversions."""
         train = self.spacing * self.pulses
         before = np.exp(-(self.ti - train / 2) / t1)
         after = np.exp(-(self.tr - self.ti - train / 2) / t1)
@@ -162,16 +157,15 @@ class PreparedGradientEcho:
         inverted = left / (1 + before * half**2 * after)
         first = 1 - (1 + inverted) * before
         middle = steady + (first - steady) * half
-        decay = np.exp(-self.te * (1 / t2 + static_dephasing))
+        decay = np.exp(-self.te * (1 / t2 + STATIC_DEPHASING))
         return density * np.abs(middle) * np.sin(np.deg2rad(self.flip_degrees)) * decay
 
 
 @dataclass(frozen=True)
-class ConventionalSpinEcho:
+class ConventionalSpinEcho(PulseSequence):
     """A T1-weighted 2D spin echo. Times in ms."""
 
     refocused: ClassVar[bool] = True
-    echo_train: ClassVar[bool] = False
     tr: float
     te: float
     flip_degrees: float = 90.0
@@ -181,17 +175,15 @@ class ConventionalSpinEcho:
         """Parameters within the range of clinical protocols (a choice)."""
         return cls(tr=rng.uniform(400, 750), te=rng.uniform(8, 18))
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
-        """As `PulseSequence` says; the echo undoes static dephasing."""
+    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
         return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
 
 
 @dataclass(frozen=True)
-class InversionSpinEcho:
+class InversionSpinEcho(PulseSequence):
     """A T1-weighted 2D spin echo after an inversion (TIRM, T1-FLAIR). Times in ms."""
 
     refocused: ClassVar[bool] = True
-    echo_train: ClassVar[bool] = False
     tr: float
     ti: float
     te: float
@@ -202,8 +194,7 @@ class InversionSpinEcho:
         """Parameters within the range of clinical protocols, which null fluid (a choice)."""
         return cls(tr=rng.uniform(1700, 2200), ti=rng.uniform(850, 1000), te=rng.uniform(8, 25))
 
-    def signal(self, density: Real, t1: Real, t2: Real, static_dephasing: float = 0.0) -> Any:
-        """As `PulseSequence` says; the echo undoes static dephasing."""
+    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
         return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
 
 

@@ -7,13 +7,12 @@ every scan is cropped to the head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.errors import InputError
@@ -43,8 +42,6 @@ _BLACK = 0.5  # per cent of a brain of mean 0 that are black
 _SAMPLE = 1 << 18  # voxels, at most, of which percentiles are taken
 _MEAN_0 = "the intensities of its brain are around 0; the darkest count as background"
 
-Index = tuple[int, int, int]
-
 
 class Head:
     """A scan with its slices and its foreground, each computed once.
@@ -52,8 +49,6 @@ class Head:
     Attributes:
         slices: float32 (slices, rows, columns) on its own grid.
         grid: the way back from these slices.
-        foreground: bool (slices, rows, columns), see `foreground_mask`.
-        mask: the same in the axes of the volume, (i, j, k).
     """
 
     def __init__(self, volume: Volume, foreground: Mask | None = None) -> None:
@@ -65,7 +60,7 @@ class Head:
 
     @cached_property
     def foreground(self) -> Mask:
-        """Where the head is, (slices, rows, columns)."""
+        """Where the head is, (slices, rows, columns), see `foreground_mask`."""
         return foreground_mask(self.slices)
 
     @cached_property
@@ -209,8 +204,10 @@ def _solid(mask: Mask) -> Mask:
         box = ndimage.find_objects(plane.view(np.uint8))
         if not box:
             continue
-        opened = _dilated(_eroded(np.pad(plane[box[0]], 3)))
-        closed = _eroded(_eroded(_dilated(_dilated(opened))))
+        closed = np.pad(plane[box[0]], 3)
+        # Opened by a pixel, closed by two.
+        for combine in (np.logical_and, *[np.logical_or] * 3, *[np.logical_and] * 2):
+            closed = _with_neighbours(closed, combine)
         outside, _ = ndimage.label(~closed)
         labels, _ = ndimage.label(outside != outside[0, 0])  # the padding is outside
         sizes = np.bincount(labels.ravel())
@@ -220,18 +217,10 @@ def _solid(mask: Mask) -> Mask:
     return result
 
 
-def _eroded(plane: Mask) -> Mask:
-    """As `ndimage.binary_erosion`, but several times as fast. The outermost pixels are unset."""
-    return _with_neighbours(plane, np.logical_and)
-
-
-def _dilated(plane: Mask) -> Mask:
-    """As `ndimage.binary_dilation`, but several times as fast."""
-    return _with_neighbours(plane, np.logical_or)
-
-
 def _with_neighbours(plane: Mask, combine: np.ufunc) -> Mask:
-    """Each pixel combined with its four neighbours, (rows, columns)."""
+    """Each pixel combined with its four neighbours, (rows, columns): by `logical_and` eroded, by
+    `logical_or` dilated, several times as fast as by `ndimage`. The outermost pixels are unset.
+    """
     result = plane.copy()
     for here, there in (
         (np.s_[1:], np.s_[:-1]),
@@ -257,22 +246,16 @@ class Crop:
             continue beyond the scan.
     """
 
-    shape: Index
-    low: Index
-    high: Index
+    shape: tuple[int, ...]
+    low: tuple[int, ...]
+    high: tuple[int, ...]
     content: tuple[tuple[int, int], ...] | None = None
     missing: tuple[tuple[int, int], ...] = ((0, 0),) * 3
 
     @classmethod
     def whole(cls, volume: Volume) -> Crop:
         """All of a scan."""
-        shape = volume.voxels.shape
-        return cls.box(shape, (0, 0, 0), shape)
-
-    @classmethod
-    def box(cls, shape: Sequence[int], low: ArrayLike, high: ArrayLike) -> Crop:
-        """From the first voxel to one past the last one along each axis."""
-        return cls(_index(shape), _index(low), _index(high))
+        return cls(volume.voxels.shape, (0, 0, 0), volume.voxels.shape)
 
     def __call__(self, volume: Volume) -> Volume:
         """The voxels of the box, background beyond what was scanned; the affine follows."""
@@ -284,8 +267,8 @@ class Crop:
             widths.append((max(first - low, 0), max(high - last, 0)))
         kept = scanned[tuple(keep)]
         if any(map(any, widths)):
-            fill = [[value for value, _ in sides] for sides in _faces(scanned)]
-            kept = np.pad(kept, widths, constant_values=np.array(fill, kept.dtype))
+            fill = _faces(scanned)[..., 0].astype(kept.dtype)
+            kept = np.pad(kept, widths, constant_values=fill)
         if volume.affine is None:
             return replace(volume, voxels=kept)
         affine = volume.affine.copy()
@@ -329,7 +312,20 @@ class Crop:
         return result
 
 
-def head_crop(volume: Volume, margin_mm: float) -> Crop:
+@dataclass(frozen=True)
+class FoundHead:
+    """The box around the head in a scan, and the scan in that box.
+
+    Attributes:
+        margin_mm: around the foreground, as for `crop_to_head`.
+    """
+
+    crop: Crop
+    head: Head
+    margin_mm: float
+
+
+def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
     """The box around the head, the same for any field of view that holds the head.
 
     Planes of one value at the faces of the scan do not count, so that padding with zeros changes
@@ -347,83 +343,46 @@ def head_crop(volume: Volume, margin_mm: float) -> Crop:
     Raises:
         InputError: its size cannot be that of a head.
     """
-    return _search(volume, margin_mm)[0]
-
-
-@dataclass(frozen=True)
-class FoundHead:
-    """Where the head is in a scan.
-
-    Attributes:
-        crop: the box around it.
-        head: the scan in that box.
-        margin_mm: around the foreground, as for `head_crop`.
-    """
-
-    crop: Crop
-    head: Head
-    margin_mm: float
-
-
-def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
-    """`head_crop`, and the scan in that box.
-
-    Raises:
-        InputError: see `head_crop`.
-    """
-    crop, last = _search(volume, margin_mm)
-    cropped = crop(volume)
-    # Without padding it is the part that was searched last.
-    known = last is not None and last.volume.voxels.shape == cropped.voxels.shape
-    head = Head(cropped, last.foreground if last is not None and known else None)
-    return FoundHead(crop, head, margin_mm)
-
-
-def _search(volume: Volume, margin_mm: float) -> tuple[Crop, Head | None]:
-    """The crop, and the head in the part of the scan that is in the box; None if unknown."""
     if volume.affine is not None:
         check_size(volume.voxels.shape, volume.affine)
     content = _content(volume.voxels)
     if content is None:
-        return Crop.whole(volume), None
+        return FoundHead(Crop.whole(volume), Head(volume), margin_mm)
     shown = content(volume)
     margin = np.ceil(margin_mm / np.array(volume.spacing or (1.0, 1.0, margin_mm + 1))).astype(int)
     if volume.spacing is None:
         margin[2] = 0  # a 2D image is one slice
     extent = np.array(shown.voxels.shape)
-    low, high = np.zeros(3, int), extent
-    first, last, inside = low, high, None
+    low, high, last_searched = np.zeros(3, int), extent, None
     for _ in range(_ROUNDS):
         part = Head(replace(shown, voxels=shown.voxels[tuple(map(slice, low, high))]))
         box = _box(part)
         if box is None:
-            return content, None
+            return FoundHead(content, Head(shown), margin_mm)
         first, last = low + box[0] - margin, low + box[1] + margin
         before, low, high = (low, high), np.maximum(first, 0), np.minimum(last, extent)
-        if np.array_equal(before[0], low) and np.array_equal(before[1], high):
-            inside = part
+        if np.array_equal(before, (low, high)):
+            last_searched = part
             break
-    missing = []
-    for axis, sides in enumerate(_faces(shown.voxels)):
-        blank = [is_blank for _, is_blank in sides]
-        lacks = max(0, int(low[axis] - first[axis])), max(0, int(last[axis] - high[axis]))
-        missing.append((0 if blank[0] else lacks[0], 0 if blank[1] else lacks[1]))
-        first[axis] += missing[axis][0]
-        last[axis] -= missing[axis][1]
+    is_blank = _faces(shown.voxels)[..., 1] > 0
+    missing = np.where(is_blank, 0, np.stack([low - first, last - high], axis=1))  # (axes, sides)
+    first, last = first + missing[:, 0], last - missing[:, 1]
     if np.prod(last - first, dtype=float) > MAX_VOXELS:
         raise InputError(
             f"the margin around the head would make it a volume of more than {MAX_VOXELS} voxels",
             remedy="Check the voxel size in its header.",
         )
-    origin = np.array(content.low)
-    ends = _index(origin + first), _index(origin + last)
-    scanned = tuple(zip(content.low, content.high, strict=True))
-    return Crop(content.shape, *ends, scanned, tuple(missing)), inside
-
-
-def _index(place: ArrayLike) -> Index:
-    i, j, k = np.asarray(place).tolist()
-    return i, j, k
+    crop = Crop(
+        content.shape,
+        tuple((content.low + first).tolist()),
+        tuple((content.low + last).tolist()),
+        tuple(zip(content.low, content.high, strict=True)),
+        tuple(map(tuple, missing.tolist())),
+    )
+    cropped, known = crop(volume), None
+    if last_searched is not None and last_searched.volume.voxels.shape == cropped.voxels.shape:
+        known = last_searched.foreground  # there is no padding
+    return FoundHead(crop, Head(cropped, known), margin_mm)
 
 
 def _content(voxels: NDArray[Any]) -> Crop | None:
@@ -442,7 +401,7 @@ def _content(voxels: NDArray[Any]) -> Crop | None:
                 return None
             start = low[axis]
             low[axis], high[axis] = start + int(rough[0]), start + int(rough[-1]) + 1
-    return Crop.box(voxels.shape, low, high)
+    return Crop(voxels.shape, tuple(low), tuple(high))
 
 
 def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
@@ -460,10 +419,10 @@ def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
     return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
 
 
-def _faces(voxels: NDArray[Any]) -> list[list[tuple[float, bool]]]:
-    """By axis and side, the background beyond a face, and whether it fills most of the face.
+def _faces(voxels: NDArray[Any]) -> NDArray[np.float64]:
+    """The background beyond each face, and whether it fills most of the face, (3 axes, 2 sides, 2).
 
-    It is 0, or the value of most of the face if that is dark.
+    The background is 0, or the value of most of the face if that is dark.
     """
     low, high = float(voxels.min()), float(voxels.max())
     nothing = _NOTHING * high
@@ -476,6 +435,5 @@ def _faces(voxels: NDArray[Any]) -> list[list[tuple[float, bool]]]:
             return min(max(0.0, low), high), False
         return value, bool(np.mean(np.abs(face - value) <= nothing) >= _BLANK_FACE)
 
-    return [
-        [background(np.moveaxis(voxels, axis, 0)[side]) for side in (0, -1)] for axis in range(3)
-    ]
+    planes = [np.moveaxis(voxels, axis, 0) for axis in range(3)]
+    return np.array([[background(plane[side]) for side in (0, -1)] for plane in planes])

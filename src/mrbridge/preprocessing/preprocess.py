@@ -25,10 +25,10 @@ from mrbridge.preprocessing.intensity import (
     IntensityNormalisation,
     find_normalisation,
 )
-from mrbridge.preprocessing.resample import Placement
+from mrbridge.preprocessing.resample import Placement, along_axes
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.preprocessing.skull_strip import find_brain
-from mrbridge.preprocessing.template import Alignment, aligned
+from mrbridge.preprocessing.template import Alignment, align
 from mrbridge.volume import Volume
 
 
@@ -115,7 +115,8 @@ def preprocess(
         head = Head(crop(volume))
     alignment = noise = brain = inside = None
     if placement is None and settings.align != "none":
-        alignment, placement = aligned(head, settings.align, settings.spacing_mm)
+        alignment = align(head, settings.align)
+        placement = along_axes(head, alignment.transform, settings.spacing_mm)
     elif placement is None:
         frame = crop
     if settings.brain != "none":

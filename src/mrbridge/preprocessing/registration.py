@@ -84,9 +84,7 @@ class Level:
         """Mutual information in nats, on all voxels; 0 without any overlap."""
         method = self._method()
         method.SetInitialTransform(transform)
-        # A value needs no gradients, which would be computed of whole images.
-        method.MetricUseFixedImageGradientFilterOff()
-        method.MetricUseMovingImageGradientFilterOff()
+        method.MetricUseMovingImageGradientFilterOff()  # a value needs no gradients
         try:
             return -float(method.MetricEvaluate(self.fixed, self.moving))
         except RuntimeError:
@@ -120,7 +118,6 @@ class Level:
         )
         if scales is not None:
             method.SetOptimizerScales(scales)
-        method.MetricUseFixedImageGradientFilterOff()
         end = type(start)(start)
         method.SetInitialTransform(end, inPlace=True)
         try:
@@ -142,6 +139,7 @@ class Level:
         if self.mask is not None:
             method.SetMetricFixedMask(self.mask)
         method.SetInterpolator(sitk.sitkLinear)
+        method.MetricUseFixedImageGradientFilterOff()  # they would be of the whole image
         return method
 
 
@@ -225,7 +223,7 @@ def register(
             disagree, the scans share less information with the transform than without, or the
             result is implausible (`FURTHEST_MM`, `STRONGEST_STRETCH`, `LEAST_OVERLAP`).
     """
-    search = _PairSearch(_landmarks(moving), _landmarks(fixed), kind, seed)
+    search = _PairSearch(_Landmarks(moving), _Landmarks(fixed), kind, seed)
     coarse = search.coarse_ends()
     chosen = search.different(coarse)
     apart = min(search.spread([chosen[0], other]) for other in chosen[1:])
@@ -241,8 +239,9 @@ def register(
         raise _not_converged(f"starts end up to {search.spread(ends):.1f} mm apart")
     before, end, after = search.information(np.eye(4)), ends[best], values[best]
     if after <= before:
-        # Between thick slices the optimum is flat, and the way from 8 mm may end next to it.
-        near = search.refined_from_identity()
+        # Between thick slices the optimum is flat, and the way from 8 mm may end next to it: the
+        # nearest one at the finest level, or identity if that is one.
+        near = search.followed(np.eye(4), 2, kind, seed, keep_best=True)[1]
         apart = search.spread([near, end])
         if apart <= max(AGREEMENT_MM, search.thickness_mm / 2):
             end, after = near, search.information(near)
@@ -289,50 +288,41 @@ def _not_converged(why: str) -> InputError:
     )
 
 
-@dataclass(frozen=True, eq=False)
 class _Landmarks:
     """A scan, its brightest 0.5 % clipped; all positions in RAS+ mm.
 
     Attributes:
         volume: float32.
-        crop: to the head and a margin.
+        cropped: to the head and a margin.
         points: (n, 3), some thousands, evenly spread over the head.
         centre: (3,), of the head's mass.
         middle: (3,), of the field of view.
     """
 
-    volume: Volume
-    crop: Crop
-    points: Matrix
-    centre: Matrix
-    middle: Matrix
-
-
-def _landmarks(volume: Volume) -> _Landmarks:
-    if volume.affine is None:
-        raise InputError(
-            "a 2D image has no position in space, so it cannot be registered",
-            remedy="Give volumes.",
-        )
-    inside = Head(volume).mask
-    if not inside.any():
-        raise InputError("shows nothing to register", remedy="Leave it out.")
-    stride = np.array([-(-size // 40) for size in inside.shape])
-    points = np.argwhere(inside[tuple(slice(None, None, step) for step in stride)]) * stride
-    values = volume.voxels.astype(np.float32)
-    low = min(0.0, float(np.percentile(values, 0.5)))
-    values = np.clip(values, low, float(np.percentile(values[inside], 99.5)))
-    centres = np.array([points.mean(axis=0), (np.array(inside.shape) - 1) / 2])
-    centre, middle = moved(centres, volume.affine)
-    box = ndimage.find_objects(inside.astype(np.uint8))[0]
-    margin = np.ceil(_MARGIN_MM / np.array(volume.spacing)).astype(int)
-    crop = Crop.box(
-        inside.shape,
-        np.maximum([part.start for part in box] - margin, 0),
-        np.minimum([part.stop for part in box] + margin, inside.shape),
-    )
-    points = moved(points, volume.affine)
-    return _Landmarks(Volume(values, volume.affine), crop, points, centre, middle)
+    def __init__(self, volume: Volume) -> None:
+        if volume.affine is None or volume.spacing is None:
+            raise InputError(
+                "a 2D image has no position in space, so it cannot be registered",
+                remedy="Give volumes.",
+            )
+        inside = Head(volume).mask
+        if not inside.any():
+            raise InputError("shows nothing to register", remedy="Leave it out.")
+        stride = np.array([-(-size // 40) for size in inside.shape])
+        points = np.argwhere(inside[tuple(slice(None, None, step) for step in stride)]) * stride
+        values = volume.voxels.astype(np.float32)
+        low = min(0.0, float(np.percentile(values, 0.5)))
+        values = np.clip(values, low, float(np.percentile(values[inside], 99.5)))
+        self.volume = Volume(values, volume.affine)
+        box = ndimage.find_objects(inside.astype(np.uint8))[0]
+        more = [math.ceil(_MARGIN_MM / step) for step in volume.spacing]
+        starts = tuple(max(part.start - m, 0) for part, m in zip(box, more, strict=True))
+        ends = zip(box, more, inside.shape, strict=True)
+        stops = tuple(min(part.stop + m, size) for part, m, size in ends)
+        self.cropped = Crop(inside.shape, starts, stops)(self.volume)
+        self.points = moved(points, volume.affine)
+        middle = (np.array(inside.shape) - 1) / 2
+        self.centre, self.middle = moved(np.array([points.mean(axis=0), middle]), volume.affine)
 
 
 class _PairSearch:
@@ -342,7 +332,7 @@ class _PairSearch:
         self, moving: _Landmarks, fixed: _Landmarks, kind: TransformKind, seed: int
     ) -> None:
         self.moving, self.fixed, self.kind, self.seed = moving, fixed, kind, seed
-        part, whole = fixed.crop(fixed.volume), moving.volume
+        part, whole = fixed.cropped, moving.volume
         # Of equally thick slices: else the optimum is off by half a millimetre and more.
         images = blurred(to_image(part), part, whole), blurred(to_image(whole), whole, part)
         # ITK's steps mix rotations (or entries of a matrix) and shifts. In units of the head's
@@ -373,12 +363,12 @@ class _PairSearch:
             self.fixed.middle - self.moving.middle,
             self.fixed.centre - self.moving.centre,
         )
-        ends = [self._followed(_shift(shift), 0, "rigid", self.seed) for shift in shifts]
+        ends = [self.followed(_shift(shift), 0, "rigid", self.seed) for shift in shifts]
         best = max(ends, key=lambda end: end[0])[1]
         for axis in range(3):
             for angle in (-_TILT, _TILT):
                 tilted = _rotation(axis, angle, self.fixed.centre) @ best
-                ends.append(self._followed(tilted, 0, "rigid", self.seed))
+                ends.append(self.followed(tilted, 0, "rigid", self.seed))
         return [end for _, end in sorted(ends, key=lambda end: -end[0])]
 
     def different(self, ends: list[Matrix]) -> list[Matrix]:
@@ -392,14 +382,10 @@ class _PairSearch:
     def refined(self, start: Matrix, number: int) -> Matrix:
         """A coarse result, followed to the end with random voxels of its own."""
         seed = self.seed + number
-        result = self._followed(start, 1, "rigid", seed)[1]
+        result = self.followed(start, 1, "rigid", seed)[1]
         if self.kind == "affine":
-            result = self._followed(result, 1, "affine", seed)[1]
-        return self._followed(result, 2, self.kind, seed)[1]
-
-    def refined_from_identity(self) -> Matrix:
-        """The nearest optimum at the finest level; identity if that is one."""
-        return self._followed(np.eye(4), 2, self.kind, self.seed, keep_best=True)[1]
+            result = self.followed(result, 1, "affine", seed)[1]
+        return self.followed(result, 2, self.kind, seed)[1]
 
     def information(self, transform: Matrix) -> float:
         """Mutual information in nats at the finest level, on all its voxels."""
@@ -411,7 +397,7 @@ class _PairSearch:
         places = [moved(self.fixed.points, np.linalg.inv(matrix)) for matrix in transforms]
         return max((furthest(one, other) for one in places for other in places), default=0.0)
 
-    def _followed(
+    def followed(
         self,
         start: Matrix,
         level: int,

@@ -262,10 +262,7 @@ def to_sitk(transform: Matrix) -> sitk.AffineTransform:
     import SimpleITK as sitk
 
     matrix = flipped(np.linalg.inv(transform))
-    result = sitk.AffineTransform(3)
-    result.SetMatrix(matrix[:3, :3].ravel().tolist())
-    result.SetTranslation(matrix[:3, 3].tolist())
-    return result
+    return sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
 
 
 def from_sitk(transform: sitk.Transform) -> Matrix:

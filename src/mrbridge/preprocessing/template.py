@@ -27,8 +27,6 @@ from mrbridge.preprocessing.foreground import Head, Mask
 from mrbridge.preprocessing.registration import Level, share_inside, shrunk
 from mrbridge.preprocessing.resample import (
     Matrix,
-    Placement,
-    along_axes,
     blurred,
     from_sitk,
     moved,
@@ -322,11 +320,7 @@ def as_affine(similar: sitk.Similarity3DTransform) -> sitk.AffineTransform:
     """The same transform, of a kind that may also stretch and shear."""
     import SimpleITK as sitk
 
-    affine = sitk.AffineTransform(3)
-    affine.SetCenter(similar.GetCenter())
-    affine.SetMatrix(similar.GetMatrix())
-    affine.SetTranslation(similar.GetTranslation())
-    return affine
+    return sitk.AffineTransform(similar.GetMatrix(), similar.GetTranslation(), similar.GetCenter())
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,17 +357,6 @@ class Alignment:
             "angle_degrees": round(self.angle, 2),
             "sizes": [round(size, 4) for size in self.sizes],
         }
-
-
-def aligned(
-    head: Head, kind: TransformKind, spacing_mm: float | None = None
-) -> tuple[Alignment, Placement]:
-    """The alignment of a scan, and its way onto a grid along the template's axes.
-
-    Arguments and errors as for `align` and `along_axes`.
-    """
-    alignment = align(head, kind)
-    return alignment, along_axes(head, alignment.transform, spacing_mm)
 
 
 def align(head: Head, kind: TransformKind) -> Alignment:
