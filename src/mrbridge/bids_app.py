@@ -8,22 +8,60 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from mrbridge import cli, verbs
+import typer
+from pydantic import Field
+
+from mrbridge import __version__, cli, verbs
 from mrbridge.console import answer
 from mrbridge.errors import InputError, SomeScansFailed, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import locate
 from mrbridge.options import verb
+from mrbridge.settings import Option, VerbSettings
+from mrbridge.verb_settings import AllowCode, Device, Model, Translate
 
 if TYPE_CHECKING:
     from mrbridge.inference.settings import TranslateSettings
-    from mrbridge.verb_settings import BidsApp
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mrbridge {__version__}")
+        raise typer.Exit
+
+
+class BidsApp(VerbSettings):
+    stage = "mrbridge.inference.settings:TranslateSettings"
+    setting_keys = (
+        *("participants", "sessions", "bids_filter", "to", "combine", "planes", "spacing"),
+        *("dtype", "overwrite"),
+    )
+
+    bids_dir: Annotated[Path, Option(metavar="BIDS_DIR", argument=True)] = Field(
+        description="The BIDS dataset."
+    )
+    output_dir: Annotated[Path, Option(metavar="OUTPUT_DIR", argument=True)] = Field(
+        description="The folder of the derivatives."
+    )
+    analysis_level: Annotated[
+        Literal["participant", "group"], Option(metavar="participant|group", argument=True)
+    ] = Field(
+        description="participant: translate the scans. group: list which scans have a translation "
+        "by this model, in OUTPUT_DIR/logs/group.tsv."
+    )
+    model: Model = None
+    device: Device = "auto"
+    allow_code: AllowCode = False
+    version: Annotated[bool, Option(callback=_print_version)] = Field(
+        False, description="Print the version."
+    )
 
 
 @verb(
-    "mrbridge.verb_settings:BidsApp",
+    "mrbridge.bids_app:BidsApp",
     "mrbridge_bids bids bids/derivatives/mrbridge participant --to T2w",
 )
 def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
@@ -34,7 +72,6 @@ def bids_app(options: BidsApp, settings: TranslateSettings) -> None:
     bids_dir, output_dir, place = options.bids_dir, options.output_dir, locate(options.model)
     must_exist(bids_dir)
     from mrbridge.io.bids import is_bids
-    from mrbridge.verb_settings import Translate
 
     if not (bids_dir.is_dir() and is_bids(bids_dir)):
         raise InputError(

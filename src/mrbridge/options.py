@@ -116,7 +116,7 @@ class Verb:
         changes = read_yaml(config) if config else {}
         for key in self.option_keys():
             if (name := key.replace(".", "_")) in named:
-                changes = merged(changes, nested(key, named[name]))
+                changes = merged(changes, nested({key: named[name]}))
         return merged(changes, read_assignments(assignments))
 
     def complete(self) -> None:

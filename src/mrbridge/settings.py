@@ -171,9 +171,13 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def nested(key: str, value: Any) -> Any:
-    """`{"a": {"b": 3}}` for the key `a.b`."""
-    return reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a": {"b": 3}}` for `{"a.b": 3}`."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        parts = reversed(key.split("."))
+        result = merged(result, reduce(lambda inner, part: {part: inner}, parts, value))
+    return result
 
 
 def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -196,7 +200,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise SettingsError(
                 f"the value in '{shortened(assignment)}' is not YAML ({error})", remedy="Quote it."
             ) from None
-        result = merged(result, nested(key.strip(), value))
+        result = merged(result, nested({key.strip(): value}))
     return result
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mrbridge import __version__
 from mrbridge.errors import SettingsError
 from mrbridge.models import SHIPPED
 from mrbridge.settings import Option, VerbSettings
@@ -401,43 +400,6 @@ class Analyse(VerbSettings):
 
 class Doctor(VerbSettings):
     """It has no options of its own."""
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        import typer
-
-        typer.echo(f"mrbridge {__version__}")
-        raise typer.Exit
-
-
-class BidsApp(VerbSettings):
-    """The program `mrbridge_bids`."""
-
-    stage = "mrbridge.inference.settings:TranslateSettings"
-    setting_keys = (
-        *("participants", "sessions", "bids_filter", "to", "combine", "planes", "spacing"),
-        *("dtype", "overwrite"),
-    )
-
-    bids_dir: Annotated[Path, Option(metavar="BIDS_DIR", argument=True)] = Field(
-        description="The BIDS dataset."
-    )
-    output_dir: Annotated[Path, Option(metavar="OUTPUT_DIR", argument=True)] = Field(
-        description="The folder of the derivatives."
-    )
-    analysis_level: Annotated[
-        Literal["participant", "group"], Option(metavar="participant|group", argument=True)
-    ] = Field(
-        description="participant: translate the scans. group: list which scans have a translation "
-        "by this model, in OUTPUT_DIR/logs/group.tsv."
-    )
-    model: Model = None
-    device: Device = "auto"
-    allow_code: AllowCode = False
-    version: Annotated[bool, Option(callback=_print_version)] = Field(
-        False, description="Print the version."
-    )
 
 
 VERBS: dict[str, type[VerbSettings]] = {

@@ -152,11 +152,6 @@ class Embedded:
     title: str
     layers: str
 
-    @property
-    def mib(self) -> float:
-        """What they add to the report."""
-        return len(self.layers) / 2**20
-
 
 def embedded(
     title: str,

@@ -9,8 +9,6 @@ import torch
 from mrbridge.dataset import loader
 from mrbridge.dataset.augment import Augmentation
 from mrbridge.dataset.loader import (
-    BatchIndices,
-    GpuBatches,
     GpuSlices,
     batches_from,
     fits,
@@ -64,7 +62,8 @@ def test_batches_are_those_of_the_loader(
     first, last = 40, 46
     expected = list(batches_from(dataset(small_store, augment, pairs), batch_size, first, last))
     slices = GpuSlices(dataset(small_store, augment, pairs), CPU)
-    made = list(GpuBatches(slices, BatchIndices(batch_size, first, last)))
+    starts = range(first * batch_size, last * batch_size, batch_size)
+    made = [slices.batch(range(start, start + batch_size)) for start in starts]
     assert len(made) == len(expected) == last - first
     assert len(made[0].source) == batch_size
     for one, other in zip(made, expected, strict=True):
@@ -74,8 +73,10 @@ def test_batches_are_those_of_the_loader(
 
 def test_it_starts_at_any_step_noise_included(small_store: Store) -> None:
     data = dataset(small_store, NOISY)
-    whole = list(GpuBatches(GpuSlices(data, CPU), BatchIndices(2, 0, 6)))
-    later = list(GpuBatches(GpuSlices(data, CPU), BatchIndices(2, 4, 6)))
+    whole, later = (
+        [slices.batch((step, step + 1)) for step in range(first, 12, 2)]
+        for first, slices in ((0, GpuSlices(data, CPU)), (8, GpuSlices(data, CPU)))
+    )
     for one, other in zip(whole[4:], later, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -126,7 +127,7 @@ def test_the_loader_chooses(small_store: Store, monkeypatch: pytest.MonkeyPatch)
     data = dataset(small_store)
     monkeypatch.setattr(loader, "fits", lambda *_: True)
     batches = batches_from(data, 2, 1, 3, CPU)
-    assert isinstance(batches, GpuBatches)
+    assert isinstance(batches, map), "batches that are made on the device"
     monkeypatch.setattr(loader, "fits", lambda *_: False)
     for one, other in zip(batches, batches_from(data, 2, 1, 3, CPU), strict=True):
         assert_close(one, other)

@@ -169,9 +169,8 @@ def test_the_loader_continues_after_prefetched_batches(
 ) -> None:
     monkeypatch.setattr(loader, "_SPARE_FROM", 10_000)
     dataset = UnpairedSlices(small_store, SIZE, 0)
-    batches = batches_from(dataset, 1, 0, 2 * loader._BURST + 3)
-    made = list(batches)
-    assert len(made) == len(batches) == 2 * loader._BURST + 3
+    made = list(batches_from(dataset, 1, 0, 2 * loader._BURST + 3))
+    assert len(made) == 2 * loader._BURST + 3
     for index, batch in enumerate(made):
         assert torch.equal(batch.source[0], dataset[index].source)
 

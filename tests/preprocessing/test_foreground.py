@@ -9,7 +9,7 @@ from mrbridge import translate
 from mrbridge.bundle import Bundle
 from mrbridge.inference.appearance import MARGIN_MM
 from mrbridge.preprocessing import foreground
-from mrbridge.preprocessing.foreground import crop_to_head
+from mrbridge.preprocessing.foreground import Crop, Head, crop_to_head
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
@@ -26,13 +26,13 @@ def ball(radius: float) -> Volume:
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The margin of every search for a head."""
     margins: list[float] = []
-    search = foreground._search
+    found = foreground.FoundHead
 
-    def counted(volume: Volume, margin_mm: float):
+    def counted(crop: Crop, head: Head, margin_mm: float):
         margins.append(margin_mm)
-        return search(volume, margin_mm)
+        return found(crop, head, margin_mm)
 
-    monkeypatch.setattr(foreground, "_search", counted)
+    monkeypatch.setattr(foreground, "FoundHead", counted)
     return margins
 
 

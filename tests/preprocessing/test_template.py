@@ -11,6 +11,7 @@ import pytest
 from scipy import ndimage
 
 from mrbridge import io
+from mrbridge.dataset import prepare_scan
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
@@ -267,7 +268,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
             raise InputError("alignment with the template did not converge: a test says so")
         return Alignment(KNOWN, "rigid", 0.4, 0.3, 9.0, (0.8, 0.9))
 
-    monkeypatch.setattr(template, "align", answer)
+    for module in (preprocessing, prepare_scan):
+        monkeypatch.setattr(module, "align", answer)
 
 
 RIGID = PrepareSettings().changed({"standard": {"align": "rigid"}})
@@ -349,7 +351,7 @@ def test_invalid_values_are_refused() -> None:
 
 
 def test_scans_are_not_aligned_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocessing, "aligned", None)
+    monkeypatch.setattr(preprocessing, "align", None)
     made = preprocess(head(), PreprocessSettings())
     assert made.placement is None
     assert made.alignment is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from mrbridge.evaluation.result import finite
 from mrbridge.inference.translator import Translator
 from mrbridge.io.atomic import read_json, write_json
 from mrbridge.io.lock import only_writer
-from mrbridge.io.ownership import check_only
+from mrbridge.io.ownership import make_room
 from mrbridge.quiet import at_level
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import identity
@@ -96,7 +95,7 @@ def benchmark(
     scans = HeldOutScans.of(opened)
     for one in chosen.values():
         _initial(one, opened, start, allow_code)  # refuses what cannot be trained before all else
-    _make_room(out, overwrite)
+    make_room(out, FILES, STATE, overwrite=overwrite)
     with only_writer(out):
         state = _state(out, opened, chosen, minutes, str(start))
         state.values |= {"split": scans.split, "paired": scans.paired}
@@ -252,14 +251,6 @@ def _run(
         entry = {"error": str(as_error(error))}
     remove_state(folder)
     return entry
-
-
-def _make_room(out: Path, overwrite: bool) -> None:
-    if overwrite and out.exists():
-        check_only(out, FILES)
-        shutil.rmtree(out)
-    if not (out / STATE).exists() and out.exists():
-        check_only(out, ())
 
 
 class _State:

@@ -76,13 +76,13 @@ class Benchmark:
         means: Means = {direction.key: {} for direction in scans.directions()}
         verdicts = {}
         for name in names:
-            tables: list[Table] = [one["table"] for one in complete if one["arm"] == name]
+            runs = [one for one in complete if one["arm"] == name]
+            tables: list[Table] = [one["table"] for one in runs]
             scored = from_tables(scans.cases, [*tables, baselines["table"]], baselines["fitted_on"])
             over_subjects = summary.summarise(scored)
             verdicts[name] = tuple(
                 summary.judge(scored, direction, over_subjects) for direction in scans.directions()
             )
-            runs = [one for one in complete if one["arm"] == name]
             for key, of_direction in means.items():
                 of_direction[name] = _over_seeds(scans, runs, key, over_subjects)
         for key, of_direction in means.items():

@@ -114,13 +114,18 @@ class HeldOutScans:
             result[contrast] = _Images(fitted, record.recipe.restore(fitted))
         return result
 
+    def tasks(self, number: int) -> Iterator[tuple[Direction, _Images, _Images | None]]:
+        """What to translate of a case: direction, source, and the target if there is one."""
+        images = self.images(number)
+        for direction in self.directions():
+            if (source := images.get(str(direction.source))) is not None:
+                yield direction, source, images.get(direction.target)
+
     def directions(self) -> tuple[Direction, Direction]:
         """Both directions of the store."""
         prepared = self.store.manifest.settings
-        return (
-            Direction(prepared.source, prepared.target),
-            Direction(prepared.target, prepared.source),
-        )
+        there = Direction(prepared.source, prepared.target)
+        return there, Direction(prepared.target, prepared.source)
 
     @property
     def shown_slices(self) -> int:
@@ -142,11 +147,8 @@ def score_model(scans: HeldOutScans, translator: Translator) -> list[Scored]:
     typical = scans.store.manifest.typical
     scored = []
     for number in track(range(len(scans.cases)), "scoring", len(scans.cases)):
-        images, results = scans.images(number), {}
-        for direction in scans.directions():
-            source, real = images.get(str(direction.source)), images.get(direction.target)
-            if source is None:
-                continue
+        results = {}
+        for direction, source, real in scans.tasks(number):
             anatomy = foreground_mask(source.scan)
             made = translator.translate_slices(source.seen, direction.target, foreground=anatomy)
             back = translator.translate_slices(made, str(direction.source), foreground=anatomy)
@@ -173,16 +175,15 @@ def score_baselines(scans: HeldOutScans) -> list[Scored]:
 
     The mapping is fitted to the other subjects of the split, if there are any.
     """
-    samples = [dict(_samples(scans, number)) for number in range(len(scans.cases))]
     fitted: Sequence[tuple[dict[str, MonotoneMapping], str | None]]
-    fitted = fit_baselines(scans.cases, samples) if scans.paired else [({}, None)] * len(samples)
+    fitted = [({}, None)] * len(scans.cases)
+    if scans.paired:
+        samples = [dict(_samples(scans, number)) for number in range(len(scans.cases))]
+        fitted = fit_baselines(scans.cases, samples)
     scored = []
     for number, (mappings, fitted_on) in enumerate(fitted):
-        images, results = scans.images(number), {}
-        for direction in scans.directions():
-            source, real = images.get(str(direction.source)), images.get(direction.target)
-            if source is None:
-                continue
+        results = {}
+        for direction, source, real in scans.tasks(number):
             shown, scores = {"copy": source.scan}, {}
             inside = foreground_mask(source.scan if real is None else real.scan)
             if real is not None:
@@ -199,15 +200,13 @@ def score_baselines(scans: HeldOutScans) -> list[Scored]:
 def _samples(
     scans: HeldOutScans, number: int
 ) -> Iterator[tuple[str, tuple[metrics.Array, metrics.Array]]]:
-    """Intensities of source and target at the same voxels, by direction."""
-    if not scans.paired:
-        return
-    images = scans.images(number)
-    for direction in scans.directions():
-        source, real = images[str(direction.source)].scan, images[direction.target].scan
+    """Intensities of source and target of a pair at the same voxels, by direction."""
+    count = voxels_per_case(len(scans.cases))
+    for direction, source, real in scans.tasks(number):
+        assert real is not None
         words = f"{scans.cases[number].name}/{direction.key}"
-        inside, count = foreground_mask(real), voxels_per_case(len(scans.cases))
-        yield direction.key, sample_voxels(source, real, inside, count, _SEED, words)
+        inside = foreground_mask(real.scan)
+        yield direction.key, sample_voxels(source.scan, real.scan, inside, count, _SEED, words)
 
 
 def wasserstein(scans: HeldOutScans, scored: Sequence[Scored]) -> dict[str, dict[str, float]]:

@@ -118,29 +118,21 @@ class Augmentation:
         rows = np.tile(_UNCHANGED, (len(rngs), 1))
         changes = Changes.of(rows)
         for n, rng in enumerate(rngs):
-            self._draw(rng, *(part[n] for part in changes))
+            self._draw(rng, Changes(*(part[n] for part in changes)))
         return rows
 
-    def _draw(
-        self,
-        rng: np.random.Generator,
-        mirror: NDArray[np.float32],
-        move: NDArray[np.float32],
-        field: NDArray[np.float32],
-        exponent: NDArray[np.float32],
-        noise: NDArray[np.float32],
-    ) -> None:
+    def _draw(self, rng: np.random.Generator, one: Changes) -> None:
         """Of one image, in place."""
         settings = self.settings
         if settings.flip and rng.random() < _OFTEN:
-            mirror[:] = -1
+            one.mirror[:] = -1
         if self._moves:
             angle = np.deg2rad(rng.uniform(-1, 1) * settings.rotate_degrees)
             rows, columns = 1 + rng.uniform(-1, 1, 2) * settings.scale
             down, right = rng.uniform(-1, 1, 2) * 2 * settings.shift
             cosine, sine = math.cos(angle), math.sin(angle)
-            side = float(mirror[0])
-            move[:] = (
+            side = float(one.mirror[0])
+            one.move[:] = (
                 *(side * columns * cosine, -columns * sine),
                 *(side * rows * sine, rows * cosine),
                 *(side * right, down),
@@ -149,12 +141,12 @@ class Augmentation:
             coefficients = rng.uniform(0, settings.bias_field, (3, 3))
             # Of the second degree: the triangle of terms whose degrees sum to at most 2.
             coefficients[1, 2] = coefficients[2, 1] = coefficients[2, 2] = 0
-            field[:] = coefficients.ravel()
+            one.field[:] = coefficients.ravel()
         if settings.gamma and rng.random() < _OFTEN:
             largest = 1 + settings.gamma
-            exponent[:] = rng.uniform(1 / largest, largest)
+            one.exponent[:] = rng.uniform(1 / largest, largest)
         if settings.noise and rng.random() < _OFTEN:
-            noise[:] = rng.uniform(0, settings.noise / 2)
+            one.noise[:] = rng.uniform(0, settings.noise / 2)
 
     def apply(self, images: Tensor, rows: NDArray[np.float32], noise: Tensor | None) -> Tensor:
         """Change images as drawn.

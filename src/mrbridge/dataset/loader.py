@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -44,8 +43,8 @@ def batches_from(
     last_step: int,
     device: torch.device = _CPU,
     share: tuple[int, int] = (0, 1),
-) -> DataLoader[Sample] | GpuBatches | BatchesInBursts:
-    """Batches `first_step` (included) to `last_step` (excluded) of the endless sequence.
+) -> Iterable[Sample]:
+    """Batches `first_step` (included) to `last_step` (excluded) of the endless sequence, once.
 
     A CUDA device with room for all slices keeps and augments them itself. Otherwise, with enough
     processors, worker processes prepare batches while a step is computed: one for training on a
@@ -55,9 +54,11 @@ def batches_from(
     Args:
         share: (n, of m) if m processes train together: of every step's m batches the n-th.
     """
-    indices = BatchIndices(batch_size, first_step, last_step, share)
+    number, count = share
+    starts = ((s * count + number) * batch_size for s in range(first_step, last_step))
+    indices = (list(range(start, start + batch_size)) for start in starts)
     if fits(dataset, device):
-        return GpuBatches(GpuSlices(dataset, device), indices)
+        return map(GpuSlices(dataset, device).batch, indices)
     processes = _processes(device)
     batches = DataLoader(
         dataset,
@@ -70,49 +71,20 @@ def batches_from(
         # A generator of its own: without one, the loader draws from the global random state.
         generator=torch.Generator(),
     )
-    return batches if processes else BatchesInBursts(batches, max(1, _BURST // batch_size))
+    return batches if processes else _in_bursts(batches, max(1, _BURST // batch_size))
 
 
-@dataclass(frozen=True)
-class BatchesInBursts:
-    """The same batches, `burst` of them made at a time."""
-
-    batches: DataLoader[Sample]
-    burst: int
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Sample]:
-        batches = iter(self.batches)
-        while burst := list(islice(batches, self.burst)):
-            yield from burst
+def _in_bursts(batches: Iterable[Sample], size: int) -> Iterator[Sample]:
+    """The same batches, `size` of them made at a time."""
+    made = iter(batches)
+    while burst := list(islice(made, size)):
+        yield from burst
 
 
 def _together(samples: list[Sample]) -> Sample:
     """Samples as a batch; a single one is not copied."""
     parts = zip(*samples, strict=True)
     return Sample(*(part[0][None] if len(part) == 1 else torch.stack(part) for part in parts))
-
-
-@dataclass(frozen=True)
-class BatchIndices:
-    """The indices of the samples of every step's batch; attributes as the arguments of
-    `batches_from`."""
-
-    batch_size: int
-    first_step: int
-    last_step: int
-    share: tuple[int, int] = (0, 1)
-
-    def __len__(self) -> int:
-        return self.last_step - self.first_step
-
-    def __iter__(self) -> Iterator[list[int]]:
-        number, count = self.share
-        for step in range(self.first_step, self.last_step):
-            start = (step * count + number) * self.batch_size
-            yield list(range(start, start + self.batch_size))
 
 
 def _processes(device: torch.device) -> int:
@@ -242,20 +214,6 @@ class GpuSlices:
             shape = change.noise_shape(images.shape)
             noise = torch.randn(shape, generator=self._noise, device=self.device)
         return change.apply(images, rows, noise)
-
-
-@dataclass(frozen=True)
-class GpuBatches:
-    """Batches of samples made on a device."""
-
-    slices: GpuSlices
-    indices: BatchIndices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return map(self.slices.batch, self.indices)
 
 
 def _sent(bank: SliceBank, device: torch.device) -> Tensor:

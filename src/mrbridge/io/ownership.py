@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -119,6 +120,16 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
                 path=folder,
                 remedy="Name another folder, or move that file away.",
             )
+
+
+def make_room(folder: Path, ours: Sequence[str], state: str, *, overwrite: bool) -> None:
+    """Refuse a folder that is neither new nor begun, as its file `state` says; or delete what
+    mrbridge wrote there (`ours`, as of `check_only`)."""
+    if overwrite and folder.exists():
+        check_only(folder, ours)
+        shutil.rmtree(folder)
+    if not (folder / state).exists() and folder.exists():
+        check_only(folder, ())
 
 
 def _nifti_note(path: Path) -> str:

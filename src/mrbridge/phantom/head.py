@@ -46,7 +46,7 @@ _CAVITIES = (
     ((54.0, -28.0, -46.0), (9.0, 11.0, 13.0)),  # mastoid
     ((0.0, 14.0, -70.0), (11.0, 10.0, 16.0)),  # pharynx
 )
-_ARTERIES = (
+ARTERIES = (
     (2.2, ((21, -10, -72), (22, -8, -52), (22, 4, -38), (14, 8, -28), (16, 4, -17))),  # carotid
     (1.5, ((16, 4, -17), (30, 6, -16), (42, 0, -9), (45, -16, 4), (48, -34, 14))),  # middle
     (1.2, ((16, 4, -17), (3, 18, -14), (2, 40, -2), (2, 38, 12), (2, 22, 26), (2, -6, 34))),
@@ -162,8 +162,8 @@ def _template() -> HeadMaps:
         "iron": (_iron(grey), COARSE),
         "air": (air, COARSE),
         "eye": (eye, COARSE),
-        "artery": (arteries(), NATIVE),
-        "sinus": (np.maximum(_tubes(_VEINS), _dural_sinuses(fine_hull)), NATIVE),
+        "artery": (within_tubes(ARTERIES), NATIVE),
+        "sinus": (np.maximum(within_tubes(_VEINS), _dural_sinuses(fine_hull)), NATIVE),
     }
     return HeadMaps(maps, *lesion_places((fluid_2mm > 0.5) & deep, white_2mm, hull))
 
@@ -281,12 +281,7 @@ def _iron(grey: Array) -> Array:
     return excess
 
 
-def arteries() -> Array:
-    """Share of a voxel within large arteries, on `NATIVE`."""
-    return _tubes(_ARTERIES)
-
-
-def _tubes(tubes: Sequence[tuple[float, Sequence[tuple[float, float, float]]]]) -> Array:
+def within_tubes(tubes: Sequence[tuple[float, Sequence[tuple[float, float, float]]]]) -> Array:
     """Share of a voxel within tubes (radius, polyline), mirrored at x = 0, on `NATIVE`."""
     share = np.zeros(NATIVE.shape, np.float32)
     origin = np.array([a[0] for a in NATIVE.axes])

@@ -24,16 +24,17 @@ from mrbridge import io
 from mrbridge.errors import InputError
 from mrbridge.phantom.fields import Array, Grid
 from mrbridge.phantom.head import (
+    ARTERIES,
     COARSE,
     NATIVE,
     Head,
     HeadMaps,
-    arteries,
     face_around,
     hull_around,
     lesion_places,
     resample,
     sample,
+    within_tubes,
 )
 from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 
@@ -194,7 +195,7 @@ def _around(space: _Space, brain: NDArray[np.bool_]) -> dict[str, tuple[Array, G
             "surface": (surface, COARSE),
             "air": (air, COARSE),
             "eye": (eye, COARSE),
-            "artery": (arteries(), NATIVE),
+            "artery": (within_tubes(ARTERIES), NATIVE),
             "sinus": (np.zeros(NATIVE.shape, np.float32), NATIVE),
         }
     head = _largest(space.sampled(space.labels > 0) > 0.5)

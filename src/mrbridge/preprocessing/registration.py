@@ -395,16 +395,10 @@ class _PairSearch:
         """The largest distance between the positions from which two of them bring a point of the
         fixed scan's head."""
         places = [moved(self.fixed.points, np.linalg.inv(matrix)) for matrix in transforms]
-        return max((furthest(one, other) for one in places for other in places), default=0.0)
+        return max(furthest(one, other) for one in places for other in places)
 
     def followed(
-        self,
-        start: Matrix,
-        level: int,
-        kind: TransformKind,
-        seed: int,
-        *,
-        keep_best: bool = False,
+        self, start: Matrix, level: int, kind: TransformKind, seed: int, *, keep_best: bool = False
     ) -> tuple[float, Matrix]:
         """Uphill from a start at one level: (mutual information, transform)."""
         step = _STEPS_MM[level] / self.unit

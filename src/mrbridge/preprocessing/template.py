@@ -378,8 +378,7 @@ def align(head: Head, kind: TransformKind) -> Alignment:
             remedy="Prepare with --align none.",
         )
     fits = template_fits(head, _FOLLOWED)
-    best = fits[0]
-    points = _brain_points()
+    best, points = fits[0], _brain_points()
     there = moved(points, best.transform)
     least = _LOST * best.information
     places = [moved(points, fit.transform) for fit in fits if fit.information >= least]
@@ -393,10 +392,10 @@ def align(head: Head, kind: TransformKind) -> Alignment:
         angle=float(np.degrees(np.arccos(np.clip((np.trace(rigid[:3, :3]) - 1) / 2, -1, 1)))),
         sizes=(float(sizes.min()), float(sizes.max())),
     )
-    growth = float(np.linalg.det(best.transform[:3, :3]))
-    litres = volume_l(template_brain().voxels > 0, template_brain()) * growth
+    own = volume_l(template_brain().voxels > 0, template_brain())
     seen = share_inside(there, np.eye(4), head.volume)
-    why = _implausible(result, len(places), litres, seen)
+    growth = float(np.linalg.det(best.transform[:3, :3]))
+    why = _implausible(result, len(places), own * growth, seen)
     if why is not None:
         raise InputError(
             f"alignment with the template did not converge: {why}",

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from mrbridge import __version__
@@ -33,13 +32,12 @@ def share(successes: int, number: int) -> dict[str, float | int] | None:
     if not number:
         return None
     interval = binomtest(successes, number).proportion_ci(_LEVEL, method="wilson")
-    return {
-        "share": successes / number,
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "count": successes,
-        "of": number,
-    }
+    return _share(successes, number, float(interval.low), float(interval.high))
+
+
+def _share(total: float, number: int, low: float, high: float) -> dict[str, float | int]:
+    share = float(total / number)
+    return {"share": share, "low": low, "high": high, "count": int(total), "of": number}
 
 
 def krippendorff_alpha(
@@ -68,17 +66,11 @@ def krippendorff_alpha(
         pairs = np.outer(counts, counts) - np.diag(counts)
         coincidences += pairs / (len(unit) - 1)
     totals = coincidences.sum(axis=0)
-    distances = _squared_distances(totals, level)
+    middle = np.cumsum(totals) - totals / 2
+    ranks_apart = np.subtract.outer(middle, middle)
+    distances = 1.0 - np.eye(len(values)) if level == "nominal" else ranks_apart**2
     expected = np.outer(totals, totals) * distances
     return float(1 - (totals.sum() - 1) * (coincidences * distances).sum() / expected.sum())
-
-
-def _squared_distances(totals: NDArray[Any], level: str) -> NDArray[Any]:
-    if level == "nominal":
-        return 1.0 - np.eye(len(totals))
-    middle = np.cumsum(totals) - totals / 2
-    squared: NDArray[Any] = np.subtract.outer(middle, middle) ** 2
-    return squared
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,14 +238,7 @@ def _clustered(people: pd.Series, values: pd.Series) -> dict[str, Any] | None:
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail]).tolist()
-    total = int(counts.sum())
-    return {
-        "share": float(sums.sum() / total),
-        "low": low,
-        "high": high,
-        "count": int(sums.sum()),
-        "of": total,
-    }
+    return _share(sums.sum(), int(counts.sum()), low, high)
 
 
 def _agreement(answers: pd.DataFrame) -> dict[str, float | None]:

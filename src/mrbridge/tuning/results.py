@@ -15,8 +15,7 @@ from mrbridge.dataset.store import Store
 from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.reports import csv_table
-from mrbridge.settings import merged
-from mrbridge.tuning.space import nested
+from mrbridge.settings import merged, nested
 from mrbridge.tuning.trial import Job
 
 BEST = "best.yaml"

@@ -6,7 +6,6 @@ Importing it takes neither PyTorch nor Optuna.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pydantic import Field, model_validator
 
 from mrbridge.errors import SettingsError, must_exist
 from mrbridge.json_text import did_you_mean
-from mrbridge.settings import Settings, fields_of, merged, read_yaml
+from mrbridge.settings import Settings, fields_of, nested, read_yaml
 from mrbridge.training.settings import TrainSettings, resolve
 
 Number = int | float
@@ -158,12 +157,3 @@ def read_space(values: Mapping[str, Any], base: Mapping[str, Any], origin: Path)
         for end in space[key].ends:
             resolve(base, nested({key: end}), origin=str(origin))
     return space
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted keys as nested mappings."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        parts = key.split(".")[::-1]
-        result = merged(result, reduce(lambda inner, part: {part: inner}, parts, value))
-    return result

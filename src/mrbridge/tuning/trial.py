@@ -17,11 +17,12 @@ from optuna.trial import TrialState
 
 from mrbridge.errors import Interrupted, MrbridgeError, OutputError, as_error
 from mrbridge.quiet import at_level
+from mrbridge.settings import nested
 from mrbridge.training.folder import remove_state
 from mrbridge.training.run import train_or_resume
 from mrbridge.training.settings import SHORT, resolve
 from mrbridge.training.words import Row, best_epoch, verdicts
-from mrbridge.tuning.space import Space, nested
+from mrbridge.tuning.space import Space
 
 Score = Literal["criterion", "psnr"]
 

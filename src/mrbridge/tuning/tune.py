@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from mrbridge.errors import (
     must_be_here,
 )
 from mrbridge.io.lock import only_writer
-from mrbridge.io.ownership import check_only
+from mrbridge.io.ownership import make_room
 from mrbridge.training.checkpoint import identity
 from mrbridge.training.folder import FILES as RUN_FILES
 from mrbridge.training.settings import resolve
@@ -147,7 +146,7 @@ def tune(
     _check(opened, chosen, score, start)
     more = {"start": start, "device": device, "allow_code": allow_code, "minutes": minutes}
     job = Job(opened.path.absolute(), out, changes, chosen, score, base.seed, more)
-    _make_room(out, overwrite)
+    make_room(out, FILES, STORAGE, overwrite=overwrite)
     with only_writer(out), storage_errors(out):
         study = open_study(out)
         _must_fit(study, job, opened)
@@ -197,14 +196,6 @@ def _check(store: Store, space: Space, score: Score, start: str | Path) -> None:
             "model cannot be compared",
             remedy="Use --from scratch, or --score psnr if the store has pairs.",
         )
-
-
-def _make_room(out: Path, overwrite: bool) -> None:
-    if overwrite and out.exists():
-        check_only(out, FILES)
-        shutil.rmtree(out)
-    if not (out / STORAGE).exists() and out.exists():
-        check_only(out, ())
 
 
 def _must_fit(study: optuna.Study, job: Job, store: Store) -> None:
