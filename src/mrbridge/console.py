@@ -139,7 +139,16 @@ def answer(
             "error": str(failure),
             "exit_code": failure.exit_code,
         }
-    _print(result, text, secrets=secrets)
+    if not secrets:
+        result, text = plain(result), shown(text)
+    verbosity.answered = True
+    try:
+        if verbosity.json or not verbosity.quiet:
+            typer.echo(json.dumps(result, allow_nan=False) if verbosity.json else text)
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+    except OSError as error:
+        raise _unwritten(error) from error
     if failure is not None:
         raise failure
 
@@ -148,22 +157,6 @@ def answer_url(url: str) -> None:
     """Print the URL of a server that has started, with its token."""
     answer({"url": url}, f"Open {url}\nCtrl-C ends it.", secrets=True)
     flush(0)
-
-
-def _print(result: dict[str, Any], text: str, *, secrets: bool = False) -> None:
-    verbosity.answered = True
-    if not verbosity.json and verbosity.quiet:
-        return
-    if secrets:
-        line = json.dumps(result) if verbosity.json else text
-    else:
-        line = json.dumps(plain(result), allow_nan=False) if verbosity.json else shown(text)
-    try:
-        typer.echo(line)
-    except BrokenPipeError as error:
-        raise ReaderGone from error
-    except OSError as error:
-        raise _unwritten(error) from error
 
 
 def as_far_as_done(

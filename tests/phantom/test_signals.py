@@ -60,10 +60,10 @@ def test_tissues_are_ordered_as_radiologists_know_them(seed):
         signals.GREY_MATTER,
         signals.FLUID,
     )
-    in_t1w = [t1w.signal(t.density, t.t1, t.t2) for t in order]
+    in_t1w = [t1w.signal(t) for t in order]
     assert in_t1w == sorted(in_t1w, reverse=True)
     fluid, grey, white, muscle, dura = (
-        t2w.signal(t.density, t.t1, t.t2)
+        t2w.signal(t)
         for t in (
             signals.FLUID,
             signals.GREY_MATTER,
@@ -96,7 +96,7 @@ def test_the_train_of_an_inversion_is_that_of_its_pulses_one_by_one():
         m = relax(m, after)
     decay = math.exp(-3.0 * (1 / 80 + signals.STATIC_DEPHASING))
     expected = 0.8 * abs(middle) * sine * decay
-    assert sequence.signal(0.8, t1, 80.0) == pytest.approx(expected, rel=1e-6)
+    assert sequence.signal(signals.Tissue(t1, 80.0, 0.8)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_inversion_before_a_spin_echo_is_its_pulses_one_by_one():
@@ -122,7 +122,7 @@ def test_an_inversion_before_a_spin_echo_is_its_pulses_one_by_one():
 def test_every_t1_weighted_sequence_shows_white_above_grey_above_fluid(kind, seed):
     sequence = kind.draw(np.random.default_rng(seed))
     tissue = (signals.WHITE_MATTER, signals.GREY_MATTER, signals.FLUID)
-    shown = [sequence.signal(t.density, t.t1, t.t2) for t in tissue]
+    shown = [sequence.signal(t) for t in tissue]
     assert shown == sorted(shown, reverse=True)
 
 
@@ -130,7 +130,7 @@ def test_flair_nulls_fluid_and_shows_lesions_brightest() -> None:
     for seed in range(20):
         sequence = signals.FluidAttenuated.draw(np.random.default_rng(seed))
         white, grey, fluid, lesion = (
-            sequence.signal(t.density, t.t1, t.t2)
+            sequence.signal(t)
             for t in (signals.WHITE_MATTER, signals.GREY_MATTER, signals.FLUID, signals.LESION)
         )
         assert fluid < 0.25 * white < white < 1.3 * grey
@@ -149,8 +149,5 @@ def test_the_null_of_fluid() -> None:
 def test_proton_density_shows_grey_matter_as_bright_as_white_or_brighter() -> None:
     for seed in range(20):
         sequence = FastSpinEcho.draw_proton_density(np.random.default_rng(seed))
-        white, grey = (
-            sequence.signal(t.density, t.t1, t.t2)
-            for t in (signals.WHITE_MATTER, signals.GREY_MATTER)
-        )
+        white, grey = (sequence.signal(t) for t in (signals.WHITE_MATTER, signals.GREY_MATTER))
         assert 0.98 < grey / white < 1.35

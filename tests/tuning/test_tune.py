@@ -21,7 +21,7 @@ from mrbridge.training import run as training_run
 from mrbridge.training.run import Run, train
 from mrbridge.training.settings import TrainSettings, preset, resolve
 from mrbridge.tuning import trial as trials
-from mrbridge.tuning.space import FIXED, Range, Space, default_space, read_space
+from mrbridge.tuning.space import FIXED, Range, Space, default_space, find_space
 from mrbridge.tuning.tune import tune
 
 RATES = {"learning_rate": Range(low=1e-4, high=1e-2, log=True)}
@@ -189,17 +189,19 @@ def test_what_cannot_be_compared_is_refused(
         ({}, "names no settings"),
     ],
 )
-def test_impossible_spaces(values: Mapping[str, Any], message: str) -> None:
+def test_impossible_spaces(values: Mapping[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(values))
     with pytest.raises(SettingsError, match=message) as caught:
-        read_space(values, {}, Path("space.yaml"))
-    assert str(caught.value).startswith("space.yaml: ")
+        find_space(path, {})
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("name", ["bridge", "unet", "resnet"])
 def test_the_default_space_has_possible_values(name: str) -> None:
     space = default_space(preset(name))
     values = {key: {"choices": list(one.ends)} for key, one in space.items()}
-    assert read_space(values, {"preset": name}, Path("x")).keys() == space.keys()
+    assert find_space(values, {"preset": name}).keys() == space.keys()
     weights = {key for key in space if key.endswith("_weight")}
     assert "simulated_weight" in weights if name == "bridge" else "identity_weight" in weights
     assert "cycle_weight" not in weights, "unused, or the largest, which stays"

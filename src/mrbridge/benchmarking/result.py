@@ -233,25 +233,22 @@ class Benchmark:
                     methods = result["scores"] | result["cycle"]
                     for method, kinds in methods.items():
                         for kind, values in kinds.items():
-                            scores = [
-                                "" if (v := values[m]) is None else f"{v:.6g}" for m in MEASURES
-                            ]
+                            scores = [_digits(values[measure]) for measure in MEASURES]
                             arm = cell(run["arm"] or method)
                             rows.append([arm, run["seed"], cell(case), key, method, kind, *scores])
         return csv_table(["arm", "seed", "case", "direction", "method", "kind", *MEASURES], rows)
 
     def _summary(self) -> str:
         """One line for each direction, arm or baseline, and measure."""
+        columns = ("mean", "std", "n", "subjects_std")
         rows = [
-            [key, cell(name), measure]
-            + ["" if value.get(k) is None else f"{value[k]:.6g}" for k in ("mean", "std", "n")]
-            + ["" if (s := value.get("subjects_std")) is None else f"{s:.6g}"]
+            [key, cell(name), measure, *(_digits(value.get(one)) for one in columns)]
             for key, of_direction in self.means.items()
             for name, measures in of_direction.items()
             for measure, value in measures.items()
         ]
-        heads = ["direction", "arm", "measure", "mean", "std_over_seeds", "seeds"]
-        return csv_table([*heads, "std_over_subjects"], rows)
+        heads = ("mean", "std_over_seeds", "seeds", "std_over_subjects")
+        return csv_table(["direction", "arm", "measure", *heads], rows)
 
     def _draw(self) -> None:
         """Every seed a dot, the mean a line; baselines as lines through all arms."""
@@ -289,6 +286,11 @@ class Benchmark:
             figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
         with atomic_path(self.path / FIGURE) as temporary:
             figure.savefig(temporary, format="png", metadata=FIGURE_MARK)
+
+
+def _digits(value: float | None) -> str:
+    """A number in a table; empty if there is none."""
+    return "" if value is None else f"{value:.6g}"
 
 
 def _over_seeds(

@@ -360,19 +360,18 @@ def _standard_scale(manifest: Manifest, out: Path, jobs: dict[str, Job]) -> Mani
 
 def _rescaled(record: ScanRecord, levels: tuple[float, ...], out: Path, job: Job) -> ScanRecord:
     """A scan with its array converted to a scale, unless it has that scale already."""
-    segments = {"segments": record.segments}
     if record.recipe.levels == levels or not record.recipe.landmarks:
         return record
     if record.recipe.levels:  # of another scale: from the source again, bit-identical to the first
         remove(array_path(out, record.id))
         again = prepare_scan(job)
         assert again is not None
-        record = again
+        record = again.model_copy(update={"segments": record.segments})
     recipe = record.recipe.on_scale(levels)
     values = rescaled(read_slices(out, record), record.recipe, recipe)
     record = record.model_copy(update={"recipe": recipe, "data_sha256": data_hash(values)})
     write_scan(out, record, values)
-    return record.model_copy(update=segments)
+    return record
 
 
 def _training_curves(records: list[ScanRecord]) -> list[IntensityNormalisation]:

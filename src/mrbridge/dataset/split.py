@@ -56,11 +56,9 @@ def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[
     result: dict[str, Segments] = {}
     free: list[ScanRecord] = []
     for request in requests:
-        split = request.split or fixed.get(request.record.subject or "")
-        if split in ("val", "test") or (split and "val" in asked):
+        split = request.split or fixed.get(request.record.subject or "", "train")
+        if split != "train" or "val" in asked:
             result[request.record.id] = {split: [(0, request.record.shape[0])]}
-        elif "val" in asked:
-            result[request.record.id] = {"train": [(0, request.record.shape[0])]}
         else:
             free.append(request.record)
     wanted = {subject for subject, split in fixed.items() if split == "train"}

@@ -31,7 +31,6 @@ from mrbridge.phantom.signals import (
     TYPICAL,
     Matter,
     PulseSequence,
-    Real,
     Tissue,
 )
 
@@ -93,31 +92,23 @@ class _Canvas:
         images = {contrast: image[box] for contrast, image in self.images.items()}
         return _Canvas(images, self.grid.part(box), self.places[box], self.sequences)
 
-    def signals(self, density: Real, t1: Real, t2: Real) -> dict[str, Any]:
-        """What tissue of this proton density, T1 and T2 (ms) gives, by contrast."""
-        return {
-            contrast: sequence.signal(density, t1, t2)
-            for contrast, sequence in self.sequences.items()
-        }
+    def signals(self, tissue: Tissue) -> dict[str, Any]:
+        """What a tissue gives, by contrast."""
+        return {contrast: one.signal(tissue) for contrast, one in self.sequences.items()}
 
     def paint(self, share: NDArray[Any], tissue: Tissue | None) -> None:
         """Paint a tissue (None: air or bone, which give no signal) over the canvas."""
         if tissue is None:
             return self.paint_signals(share, dict.fromkeys(self.images, 0.0))
-        return self.paint_signals(share, self.signals(tissue.density, tissue.t1, tissue.t2))
+        return self.paint_signals(share, self.signals(tissue))
 
     def paint_fat(self, share: NDArray[Any], in_echo_train: Tissue) -> None:
         """Paint fat over the canvas: echo trains show it brighter than its own relaxation."""
-        seen = in_echo_train
-        plain = self.signals(FAT.density, FAT.t1, FAT.t2)
-        bright = self.signals(seen.density, seen.t1, seen.t2)
-        self.paint_signals(
-            share,
-            {
-                contrast: (bright if sequence.echo_train else plain)[contrast]
-                for contrast, sequence in self.sequences.items()
-            },
-        )
+        signals = {
+            contrast: sequence.signal(in_echo_train if sequence.echo_train else FAT)
+            for contrast, sequence in self.sequences.items()
+        }
+        self.paint_signals(share, signals)
 
     def paint_signals(self, share: NDArray[Any], signals: Mapping[str, Array | float]) -> None:
         """Paint signals, by contrast, over the canvas; `share` (x, y, z): of each voxel."""
@@ -167,15 +158,12 @@ def paint_head(
     within = canvas.part(box)
     shares = _shares(brain_rng, parts, within.grid, matter.atrophy)
     relaxation = _relaxation(brain_rng, parts["iron"], within.grid, matter)
-    white_signals = _paint_brain(pulsation, shares, relaxation, within, matter)
+    white_signals = _paint_brain(pulsation, shares, relaxation, within)
     lesion[box] = lesions.share(within.places, within.grid) * np.clip(1.3 * shares["white"], 0, 1)
     if "lesion" in parts and len(lesions.centres):
         lesion[box] = np.maximum(lesion[box], parts["lesion"])
-    t1, _ = relaxation["white"]
-    within.paint_signals(
-        lesion[box],
-        within.signals(LESION.density, t1 * np.float32(lesions.t1_ratio), lesions.t2),
-    )
+    t1 = relaxation["white"].t1 * np.float32(lesions.t1_ratio)
+    within.paint(lesion[box], Tissue(t1, lesions.t2, LESION.density))
     affected = np.zeros(grid.shape, np.uint8)
     for number, one in enumerate(pathology, start=1):
         core = _paint_pathology(one, shares, parts["hull"], within, matter.white)
@@ -223,7 +211,7 @@ def _paint_around(
 def _fluid_signals(pulsation: float, canvas: _Canvas) -> dict[str, Any]:
     """Signals of cerebrospinal fluid. Echo trains show it darker where it pulses, about the
     brainstem."""
-    signals = canvas.signals(FLUID.density, FLUID.t1, FLUID.t2)
+    signals = canvas.signals(FLUID)
     squares = ((canvas.places - _PULSATION_CENTRE) ** 2).sum(axis=-1)
     loss = np.float32(pulsation) * np.exp(squares / np.float32(-2 * _PULSATION_MM**2))
     return {
@@ -237,14 +225,12 @@ def _fluid_signals(pulsation: float, canvas: _Canvas) -> dict[str, Any]:
 def _paint_brain(
     pulsation: float,
     shares: dict[str, Array],
-    relaxation: dict[str, tuple[Array, Array]],
+    relaxation: dict[str, Tissue],
     canvas: _Canvas,
-    matter: Matter,
 ) -> dict[str, float]:
     """Grey matter, white matter, ventricles and sulci; returns the mean signals of white matter."""
-    signals = {"fluid": _fluid_signals(pulsation, canvas)}
-    for name, tissue in (("grey", matter.grey), ("white", matter.white)):
-        signals[name] = canvas.signals(tissue.density, *relaxation[name])
+    signals = {name: canvas.signals(tissue) for name, tissue in relaxation.items()}
+    signals["fluid"] = _fluid_signals(pulsation, canvas)
     brain = shares["grey"] + shares["white"] + shares["fluid"]
     for contrast, image in canvas.images.items():
         image *= 1 - brain  # what is outside the brain keeps its part of the voxel
@@ -283,7 +269,7 @@ def _paint_pathology(
         share = np.float32(opacity) * share * into[layer.into]
         t1 = np.minimum(np.float32(times.t1 * white.t1) * texture, np.float32(FLUID.t1))
         t2 = np.minimum(np.float32(times.t2 * white.t2) * texture, np.float32(FLUID.t2))
-        part.paint_signals(share, part.signals(times.density, t1, t2))
+        part.paint(share, Tissue(t1, t2, times.density))
         core[box] = share
     return core
 
@@ -303,8 +289,8 @@ def _shares(
 
 def _relaxation(
     rng: np.random.Generator, iron: Array, grid: Grid, matter: Matter
-) -> dict[str, tuple[Array, Array]]:
-    """T1 and T2 in ms of grey and of white matter, voxel by voxel."""
+) -> dict[str, Tissue]:
+    """Grey and white matter, T1 and T2 voxel by voxel."""
     population = np.random.default_rng(_POPULATION_SEED)
     texture = 1 + _TEXTURE * random_field(rng, _TEXTURE_MM, grid)
     # Iron grows through adult life (Hallgren 1958).
@@ -319,7 +305,8 @@ def _relaxation(
             value *= rng.normal(1, 0.03)
             maps.append(np.float32(value) * (1 + regional) * texture)
         t1, t2 = maps
-        result[name] = (t1, (1 / (1 / t2 + np.float32(iron_rate) * iron)).astype(np.float32))
+        t2 = (1 / (1 / t2 + np.float32(iron_rate) * iron)).astype(np.float32)
+        result[name] = Tissue(t1, t2, tissue.density)
     return result
 
 
@@ -336,7 +323,7 @@ def _paint_vessels(
     deep = fluid * np.clip((-30 - maps["hull"]) / 5, 0, 1)
     plexus = np.clip(1.5 * random_field(rng, 9, grid) - 1, 0, 0.8)
     canvas.paint(maps.get("plexus", deep * plexus), CHOROID_PLEXUS)
-    steady = canvas.signals(BLOOD.density, BLOOD.t1, BLOOD.t2)
+    steady = canvas.signals(BLOOD)
     drawn = rng.uniform(0.0, 0.25)
     sulci = fluid * np.clip((maps["hull"] + 34) / 8, 0, 1)
     around = np.clip(1 - fluid - maps["grey"] - maps["white"], 0, 1)

@@ -70,6 +70,16 @@ def inversion_spin_echo(
     return density * np.abs(recovery) * np.exp(-te / t2)
 
 
+@dataclass(frozen=True)
+class Tissue:
+    """T1 and T2 in milliseconds, proton density as a share of that of water: numbers, or arrays
+    that broadcast together."""
+
+    t1: Any
+    t2: Any
+    density: Any
+
+
 class PulseSequence(ABC):
     """A pulse sequence."""
 
@@ -84,8 +94,8 @@ class PulseSequence(ABC):
     """Angle of the excitation."""
 
     @abstractmethod
-    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
-        """Signal of tissue with these properties; arguments as for `spin_echo`."""
+    def signal(self, tissue: Tissue) -> Any:
+        """What a tissue gives: a number or an array, as the tissue's."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +115,10 @@ class GradientEcho(PulseSequence):
             flip_degrees=round(rng.uniform(16.0, 21.0), 1),
         )
 
-    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
-        t2_star = 1 / (1 / t2 + STATIC_DEPHASING)
-        return spoiled_gradient_echo(
-            density, t1, t2_star, tr=self.tr, te=self.te, flip_degrees=self.flip_degrees
-        )
+    def signal(self, tissue: Tissue) -> Any:
+        t2_star = 1 / (1 / tissue.t2 + STATIC_DEPHASING)
+        times = {"tr": self.tr, "te": self.te, "flip_degrees": self.flip_degrees}
+        return spoiled_gradient_echo(tissue.density, tissue.t1, t2_star, **times)
 
 
 @dataclass(frozen=True)
@@ -143,9 +152,9 @@ class PreparedGradientEcho(PulseSequence):
             flip_degrees=rng.uniform(7, 12),
         )
 
-    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
+    def signal(self, tissue: Tissue) -> Any:
         """The magnitude, in the steady state of many inversions."""
-        train = self.spacing * self.pulses
+        t1, train = tissue.t1, self.spacing * self.pulses
         before = np.exp(-(self.ti - train / 2) / t1)
         after = np.exp(-(self.tr - self.ti - train / 2) / t1)
         cosine = np.cos(np.deg2rad(self.flip_degrees))
@@ -157,8 +166,8 @@ class PreparedGradientEcho(PulseSequence):
         inverted = left / (1 + before * half**2 * after)
         first = 1 - (1 + inverted) * before
         middle = steady + (first - steady) * half
-        decay = np.exp(-self.te * (1 / t2 + STATIC_DEPHASING))
-        return density * np.abs(middle) * np.sin(np.deg2rad(self.flip_degrees)) * decay
+        decay = np.exp(-self.te * (1 / tissue.t2 + STATIC_DEPHASING))
+        return tissue.density * np.abs(middle) * np.sin(np.deg2rad(self.flip_degrees)) * decay
 
 
 @dataclass(frozen=True)
@@ -175,8 +184,8 @@ class ConventionalSpinEcho(PulseSequence):
         """Parameters within the range of clinical protocols (a choice)."""
         return cls(tr=rng.uniform(400, 750), te=rng.uniform(8, 18))
 
-    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
-        return spin_echo(density, t1, t2, tr=self.tr, te=self.te)
+    def signal(self, tissue: Tissue) -> Any:
+        return spin_echo(tissue.density, tissue.t1, tissue.t2, tr=self.tr, te=self.te)
 
 
 @dataclass(frozen=True)
@@ -194,8 +203,9 @@ class InversionSpinEcho(PulseSequence):
         """Parameters within the range of clinical protocols, which null fluid (a choice)."""
         return cls(tr=rng.uniform(1700, 2200), ti=rng.uniform(850, 1000), te=rng.uniform(8, 25))
 
-    def signal(self, density: Real, t1: Real, t2: Real) -> Any:
-        return inversion_spin_echo(density, t1, t2, tr=self.tr, ti=self.ti, te=self.te)
+    def signal(self, tissue: Tissue) -> Any:
+        times = {"tr": self.tr, "ti": self.ti, "te": self.te}
+        return inversion_spin_echo(tissue.density, tissue.t1, tissue.t2, **times)
 
 
 @dataclass(frozen=True)
@@ -238,15 +248,6 @@ def null_of_fluid(tr: float) -> float:
     T1 * ln(2 / (1 + exp(-TR / T1)))
     """
     return float(FLUID.t1 * np.log(2 / (1 + np.exp(-tr / FLUID.t1))))
-
-
-@dataclass(frozen=True)
-class Tissue:
-    """T1 and T2 in milliseconds, proton density as a share of that of water."""
-
-    t1: float
-    t2: float
-    density: float
 
 
 # T1: chosen between 1331 (Wansapura 1999) and 1820 (Stanisz 2005). T2: 99 (Stanisz 2005).

@@ -276,7 +276,7 @@ def varied_subject(
     if not stripped:  # bone would be no darker than fluid, and differ in position only
         black = 0.0
     if "T1w" in contrasts:
-        fluid = sequences["T1w"].signal(FLUID.density, FLUID.t1, FLUID.t2)
+        fluid = sequences["T1w"].signal(FLUID)
         varied.signals["T1w"] = np.maximum(varied.signals["T1w"] - np.float32(black * fluid), 0)
 
     def acquired(rng: np.random.Generator, signal: Array, yardstick: float) -> NDArray[np.int16]:

@@ -86,7 +86,7 @@ class Analysis:
         detection: share of `yes` at lesions and elsewhere, in real and in synthetic scans.
         lesions: for each lesion how many of how many raters saw it in either scan.
         scans, people: how many the study has.
-        out: the report, if it was written.
+        out: the report.
     """
 
     raters: dict[str, dict[str, Any]]
@@ -97,7 +97,7 @@ class Analysis:
     lesions: list[dict[str, Any]]
     scans: int
     people: int
-    out: Path | None = None
+    out: Path
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -131,20 +131,16 @@ def in_words(found: Mapping[str, float] | None) -> str:
     return "{} % ({} to {} %; {} of {})".format(*percent, found["count"], found["of"])
 
 
-def analyse(study: str | Path, *, write: bool = True) -> Analysis:
-    """Analyse the answers of all raters so far.
-
-    Args:
-        write: also write `analysis.json` and `report.html` into it.
+def analyse(study: str | Path) -> Analysis:
+    """Analyse the answers of all raters so far; write `analysis.json` and `report.html` into it.
 
     Raises:
         InputError: there is no study, no answer, or a file that is not one of answers.
     """
     opened = Study.open(study)
     report, numbers = opened.path / "report.html", opened.path / "analysis.json"
-    if write:
-        must_be_ours(report)
-        must_be_ours(numbers)
+    must_be_ours(report)
+    must_be_ours(numbers)
     answers = _answers(opened)
     origin = answers[answers["question"] == ORIGIN]
     result = Analysis(
@@ -160,11 +156,10 @@ def analyse(study: str | Path, *, write: bool = True) -> Analysis:
         lesions=_lesions(answers),
         scans=len(opened.key["scans"]),
         people=len({scan["person"] for scan in opened.key["scans"].values()}),
-        out=report if write else None,
+        out=report,
     )
-    if write:
-        write_json(numbers, result.as_json())
-        write_text(report, render("study.html.j2", result=result, in_words=in_words))
+    write_json(numbers, result.as_json())
+    write_text(report, render("study.html.j2", result=result, in_words=in_words))
     return result
 
 

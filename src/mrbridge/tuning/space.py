@@ -72,8 +72,8 @@ def find_space(space: Mapping[str, Any] | str | Path | None, changes: Mapping[st
     """The space of a search.
 
     Args:
-        space: the ranges by key; a mapping as in a YAML file; the path of such a file; or None for
-            the default.
+        space: the ranges by dotted keys; a mapping of such keys to a list or a mapping of `Range`;
+            a YAML file of that form; or None for the default.
         changes: to the preset, of all trials.
 
     Raises:
@@ -83,12 +83,46 @@ def find_space(space: Mapping[str, Any] | str | Path | None, changes: Mapping[st
     base = resolve(changes)
     if space is None:
         return default_space(base)
-    if isinstance(space, Mapping):
-        if all(isinstance(one, Range) for one in space.values()):
-            return dict(space)
-        return read_space(space, changes, Path("space"))
-    must_exist(space)
-    return read_space(read_yaml(Path(space)), changes, Path(space))
+    origin, values = Path("space"), space
+    if not isinstance(values, Mapping):
+        must_exist(values)
+        origin = Path(values)
+        values = read_yaml(origin)
+    elif all(isinstance(one, Range) for one in values.values()):
+        return dict(values)
+    if not values:
+        raise SettingsError(
+            "names no settings", path=origin, remedy="Write a line such as batch_size: [1, 2, 4]."
+        )
+    known = [key for key in fields_of(TrainSettings) if key not in FIXED]
+    chosen: Space = {}
+    for key, value in values.items():
+        if key in FIXED:
+            raise SettingsError(
+                f"'{key}' must be the same in all trials",
+                path=origin,
+                remedy="Leave it out, or change it for all with --set.",
+            )
+        if key not in known:
+            hint = did_you_mean(str(key), known, 0.5)
+            remedy = "" if hint else "mrbridge train -h lists the keys."
+            raise SettingsError(f"there is no key '{key}'{hint}", path=origin, remedy=remedy)
+        given = {"choices": value} if isinstance(value, list) else value
+        if not isinstance(given, Mapping):
+            raise SettingsError(
+                f"'{key}' has no range",
+                path=origin,
+                remedy="Write a list, or {low: 1, high: 9}, with log: true if wanted.",
+            )
+        try:
+            chosen[key] = Range.build(given)
+        except SettingsError as error:
+            raise SettingsError(
+                f"the range of '{key}': {error.what}", path=origin, remedy=error.remedy
+            ) from None
+        for end in chosen[key].ends:
+            resolve(changes, nested({key: end}), origin=str(origin))
+    return chosen
 
 
 def default_space(base: TrainSettings) -> Space:
@@ -111,49 +145,3 @@ def default_space(base: TrainSettings) -> Space:
         "augment.scale": Range(low=0.0, high=0.15),
         "augment.gamma": Range(low=0.0, high=0.3),
     }
-
-
-def read_space(values: Mapping[str, Any], base: Mapping[str, Any], origin: Path) -> Space:
-    """A space from a YAML file: dotted keys, each with a list or a mapping of `Range`.
-
-    Args:
-        values: what the file holds.
-        base: the changes to the preset that all trials have.
-        origin: the file that errors name.
-
-    Raises:
-        SettingsError: a key is unknown or must not differ between trials, or a value is impossible.
-    """
-    if not values:
-        raise SettingsError(
-            "names no settings", path=origin, remedy="Write a line such as batch_size: [1, 2, 4]."
-        )
-    known = [key for key in fields_of(TrainSettings) if key not in FIXED]
-    space: Space = {}
-    for key, value in values.items():
-        if key in FIXED:
-            raise SettingsError(
-                f"'{key}' must be the same in all trials",
-                path=origin,
-                remedy="Leave it out, or change it for all with --set.",
-            )
-        if key not in known:
-            hint = did_you_mean(str(key), known, 0.5)
-            remedy = "" if hint else "mrbridge train -h lists the keys."
-            raise SettingsError(f"there is no key '{key}'{hint}", path=origin, remedy=remedy)
-        given = {"choices": value} if isinstance(value, list) else value
-        if not isinstance(given, Mapping):
-            raise SettingsError(
-                f"'{key}' has no range",
-                path=origin,
-                remedy="Write a list, or {low: 1, high: 9}, with log: true if wanted.",
-            )
-        try:
-            space[key] = Range.build(given)
-        except SettingsError as error:
-            raise SettingsError(
-                f"the range of '{key}': {error.what}", path=origin, remedy=error.remedy
-            ) from None
-        for end in space[key].ends:
-            resolve(base, nested({key: end}), origin=str(origin))
-    return space
