@@ -73,10 +73,8 @@ def set_up() -> None:
 def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
     """Apply -q, -v and --json.
 
-    Of processes that train together, only the first prints more than errors.
-
-    Raises:
-        SettingsError: a variable that `torchrun` sets is not a number.
+    Of processes that train together, only the first prints more than errors. Errors as for
+    `number_of`.
     """
     if is_follower():
         quiet, as_json = True, False
@@ -108,11 +106,7 @@ def number_of(variable: str, default: int | None = None) -> int:
 
 def is_follower() -> bool:
     """Whether this is another process than the first of several that train together, which prints
-    and writes for all.
-
-    Raises:
-        SettingsError: a variable that `torchrun` sets is not a number.
-    """
+    and writes for all. Errors as for `number_of`."""
     return number_of("WORLD_SIZE", 1) > 1 and number_of("RANK") > 0
 
 

@@ -102,11 +102,7 @@ class SizeError(MrbridgeError):
 
 
 def must_be_here(path: str | Path, remedy: str = "Name a folder of this machine.") -> None:
-    """Refuse a URL where only a path will do.
-
-    Raises:
-        SettingsError: it is one.
-    """
+    """Refuse a URL where only a path will do: SettingsError."""
     if is_url(path):
         raise SettingsError("is a URL, which is not accepted here", path=path, remedy=remedy)
 

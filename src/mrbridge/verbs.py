@@ -332,11 +332,7 @@ def serve(options: options_of.Serve, settings: ServeSettings) -> None:
 
 
 def must_have_web() -> None:
-    """Refuse an installation without the packages that `serve` needs.
-
-    Raises:
-        SettingsError: one is missing.
-    """
+    """Refuse an installation without the packages that `serve` needs: SettingsError."""
     missing = [name for name in ("fastapi", "uvicorn", "multipart") if find_spec(name) is None]
     if missing:
         raise SettingsError(

@@ -54,11 +54,7 @@ def is_built() -> bool:
 
 
 def must_be_built() -> None:
-    """Refuse an installation without the page.
-
-    Raises:
-        MrbridgeError: it was installed from source on a machine without npm.
-    """
+    """Refuse an installation from source on a machine without npm, which has no page."""
     if not is_built():
         raise MrbridgeError(NOT_BUILT, remedy=BUILD_IT)
 

@@ -1,4 +1,5 @@
-"""The prepared dataset on disk (store), and the only code that knows its format.
+"""The prepared dataset on disk (store), and the only code that knows its format. Whatever writes
+raises an OutputError if it cannot.
 
     STORE/manifest.json          the list of scans, readable; written last
     STORE/scans/<id>.zarr        one array per scan, float16 (slices, rows, columns) in [-1, 1],
@@ -356,11 +357,7 @@ def data_hash(values: NDArray[np.float16]) -> str:
 
 
 def write_scan(store: Path, record: ScanRecord, values: NDArray[np.float16]) -> None:
-    """Write one scan's array, atomically, replacing an older one.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write one scan's array, atomically, replacing an older one."""
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -400,11 +397,7 @@ def read_if_current(store: Path, id: str, key: str) -> ScanRecord | None:
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:
-    """Write the manifest, which completes the store.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write the manifest, which completes the store."""
     write_json(store / "manifest.json", manifest.model_dump(mode="json"))
 
 

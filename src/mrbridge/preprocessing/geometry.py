@@ -90,11 +90,8 @@ def to_slices(volume: Volume, spacing_mm: float | None) -> tuple[NDArray[np.floa
 
 
 def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
-    """The grid that `to_slices` gives; only the shape and the affine of the volume count.
-
-    Raises:
-        InputError: as `to_slices`.
-    """
+    """The grid that `to_slices` gives, or its error; only the shape and the affine of the volume
+    count."""
     shape = volume.voxels.shape
     if volume.affine is None:
         full = shape[2], shape[0], shape[1]

@@ -165,11 +165,7 @@ def brain_of_mask(head: Head, mask: Volume | None) -> Mask:
 
 
 def read_brain_mask(scan: Path, settings: PreprocessSettings) -> Volume | None:
-    """The brain mask of a scan, if masks are asked for; None if there is none.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The brain mask of a scan, if masks are asked for; None if there is none."""
     path = mask_path(scan, settings.brain_mask) if settings.brain == "mask" else None
     return None if path is None else read(path)
 
