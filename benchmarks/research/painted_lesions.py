@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.phantom.pathology import KINDS, Kind, Layer, Range
-from mrbridge.phantom.signals import STATIC_DEPHASING, Real
+from mrbridge.phantom.signals import Real, Tissue
 from mrbridge.phantom.subjects import CANONICAL_MATTER, CANONICAL_SEQUENCES
 
 _HOW_MANY = (0.55, 0.25, 0.15, 0.05)  # shares of slices with lesions that have one, two, …
@@ -62,11 +62,8 @@ def canonical_signals(density: Real, t1: Real, t2: Real) -> dict[str, Any]:
         t1, t2: multiples of white matter's. Numbers or arrays that broadcast together.
     """
     white = CANONICAL_MATTER.white
-    t1, t2 = t1 * white.t1, t2 * white.t2
-    return {
-        contrast: sequence.signal(density, t1, t2, STATIC_DEPHASING)
-        for contrast, sequence in CANONICAL_SEQUENCES.items()
-    }
+    tissue = Tissue(t1 * white.t1, t2 * white.t2, density)
+    return {contrast: one.signal(tissue) for contrast, one in CANONICAL_SEQUENCES.items()}
 
 
 def paint_lesions(

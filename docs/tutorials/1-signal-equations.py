@@ -78,11 +78,8 @@ plt.show()
 # Now every tissue is one point: its signal in T1w and its signal in T2w.
 
 # %%
-table["T1w"] = [
-    t1w_sequence.signal(one.density, one.t1, one.t2, signals.STATIC_DEPHASING)
-    for one in tissues.values()
-]
-table["T2w"] = [t2w_sequence.signal(one.density, one.t1, one.t2) for one in tissues.values()]
+table["T1w"] = [t1w_sequence.signal(one) for one in tissues.values()]
+table["T2w"] = [t2w_sequence.signal(one) for one in tissues.values()]
 fig, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
 axis.scatter(table["T1w"], table["T2w"])
 for name, row in table.iterrows():

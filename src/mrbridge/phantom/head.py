@@ -25,8 +25,7 @@ from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 NATIVE = Grid.over_field_of_view((1.0, 1.0, 1.0))
 COARSE = Grid.over_field_of_view((2.0, 2.0, 2.0))
 
-_EYES = ((-32.0, 66.0, -37.0), (32.0, 66.0, -37.0))
-_EYE_RADIUS = 12.0
+_EYE, _EYE_RADIUS = (32.0, 66.0, -37.0), 12.0
 
 # Centres and half axes, mm; each also mirrored at x = 0. Places read off the ICBM 152 template.
 _NUCLEI: Mapping[str, Sequence[tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
@@ -46,7 +45,7 @@ _CAVITIES = (
     ((54.0, -28.0, -46.0), (9.0, 11.0, 13.0)),  # mastoid
     ((0.0, 14.0, -70.0), (11.0, 10.0, 16.0)),  # pharynx
 )
-ARTERIES = (
+_ARTERIES = (
     (2.2, ((21, -10, -72), (22, -8, -52), (22, 4, -38), (14, 8, -28), (16, 4, -17))),  # carotid
     (1.5, ((16, 4, -17), (30, 6, -16), (42, 0, -9), (45, -16, 4), (48, -34, 14))),  # middle
     (1.2, ((16, 4, -17), (3, 18, -14), (2, 40, -2), (2, 38, 12), (2, 22, 26), (2, -6, 34))),
@@ -152,18 +151,13 @@ def _template() -> HeadMaps:
     white_2mm, fluid_2mm = (resample(one, NATIVE, COARSE) for one in (white, fluid))
     x, y, z = COARSE.mesh()
     deep = (hull < -27) & (z > -12) & ((np.abs(x) < 24) | (y < -25))
-    surface, air, eye = face_around(hull)
     maps = {
         "grey": (grey, NATIVE),
         "white": (white, NATIVE),
         "fluid": (fluid, NATIVE),
-        "hull": (hull, COARSE),
-        "surface": (surface, COARSE),
+        **surroundings(hull),
         "iron": (_iron(grey), COARSE),
-        "air": (air, COARSE),
-        "eye": (eye, COARSE),
-        "artery": (within_tubes(ARTERIES), NATIVE),
-        "sinus": (np.maximum(within_tubes(_VEINS), _dural_sinuses(fine_hull)), NATIVE),
+        "sinus": (np.maximum(_within_tubes(_VEINS), _dural_sinuses(fine_hull)), NATIVE),
     }
     return HeadMaps(maps, *lesion_places((fluid_2mm > 0.5) & deep, white_2mm, hull))
 
@@ -230,8 +224,8 @@ def hull_around(brain: NDArray[np.bool_]) -> Array:
     return np.ascontiguousarray(smooth, dtype=np.float32)
 
 
-def face_around(hull: Array) -> tuple[Array, Array, Array]:
-    """On `COARSE`: signed distance to the skin, share of air, signed distance to the eyeballs."""
+def surroundings(hull: Array) -> dict[str, tuple[Array, Grid]]:
+    """The template's hull (given), surface, air, eye and artery, see `HeadMaps`."""
     skull = ndimage.gaussian_filter(hull, 2.5) - 13.0
     x, y, z = COARSE.mesh()
     face = _ellipsoid((0, 26, -52), (69, 62, 82))
@@ -243,10 +237,18 @@ def face_around(hull: Array) -> tuple[Array, Array, Array]:
     air = np.zeros(hull.shape, np.float32)
     for centre, radii in _CAVITIES:
         air = np.maximum(air, np.clip(0.5 - _ellipsoid(centre, radii, mirror=True) / 3, 0, 1))
-    eye = np.full(hull.shape, np.inf, np.float32)
-    for centre in _EYES:
-        eye = np.minimum(eye, _ellipsoid(centre, (_EYE_RADIUS,) * 3))
-    return surface.astype(np.float32), air, eye
+    return {
+        "hull": (hull, COARSE),
+        "surface": (surface.astype(np.float32), COARSE),
+        "air": (air, COARSE),
+        "eye": (eyeballs(), COARSE),
+        "artery": (_within_tubes(_ARTERIES), NATIVE),
+    }
+
+
+def eyeballs() -> Array:
+    """Signed distance to the template's eyeballs, mm, on `COARSE`."""
+    return _ellipsoid(_EYE, (_EYE_RADIUS,) * 3, mirror=True)
 
 
 def _ellipsoid(centre: Sequence[float], radii: Sequence[float], *, mirror: bool = False) -> Array:
@@ -281,7 +283,7 @@ def _iron(grey: Array) -> Array:
     return excess
 
 
-def within_tubes(tubes: Sequence[tuple[float, Sequence[tuple[float, float, float]]]]) -> Array:
+def _within_tubes(tubes: Sequence[tuple[float, Sequence[tuple[float, float, float]]]]) -> Array:
     """Share of a voxel within tubes (radius, polyline), mirrored at x = 0, on `NATIVE`."""
     share = np.zeros(NATIVE.shape, np.float32)
     origin = np.array([a[0] for a in NATIVE.axes])

@@ -24,17 +24,16 @@ from mrbridge import io
 from mrbridge.errors import InputError
 from mrbridge.phantom.fields import Array, Grid
 from mrbridge.phantom.head import (
-    ARTERIES,
     COARSE,
     NATIVE,
     Head,
     HeadMaps,
-    face_around,
+    eyeballs,
     hull_around,
     lesion_places,
     resample,
     sample,
-    within_tubes,
+    surroundings,
 )
 from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 
@@ -188,16 +187,8 @@ def _around(space: _Space, brain: NDArray[np.bool_]) -> dict[str, tuple[Array, G
     """The maps of what surrounds the brain, of the labels or, if there are none, the template's."""
     mask = resample(brain.astype(np.float32), NATIVE, COARSE) > 0.5
     if np.isin(space.labels, _BONE).sum() <= 100:  # a few voxels are not a skull
-        hull = hull_around(mask)
-        surface, air, eye = face_around(hull)
-        return {
-            "hull": (hull, COARSE),
-            "surface": (surface, COARSE),
-            "air": (air, COARSE),
-            "eye": (eye, COARSE),
-            "artery": (within_tubes(ARTERIES), NATIVE),
-            "sinus": (np.zeros(NATIVE.shape, np.float32), NATIVE),
-        }
+        nothing = np.zeros(NATIVE.shape, np.float32)
+        return surroundings(hull_around(mask)) | {"sinus": (nothing, NATIVE)}
     head = _largest(space.sampled(space.labels > 0) > 0.5)
     head = ndimage.binary_fill_holes(_closed(head))
     skull = space.share(dict.fromkeys((*_BONE, *_MARROW), 1.0))
@@ -205,12 +196,11 @@ def _around(space: _Space, brain: NDArray[np.bool_]) -> dict[str, tuple[Array, G
     within = ndimage.binary_fill_holes(_closed(_largest(within)) & (skull < 0.5) | brain)
     eyes = space.share(dict.fromkeys(_EYE, 1.0)) > 0.5
     air = head & ~within & (space.sampled(space.labels > 0) < 0.5)
-    _, _, eye = face_around(np.zeros(COARSE.shape, np.float32))
     return {
         "hull": (_signed_distance(within), NATIVE),
         "surface": (_signed_distance(head), NATIVE),
         "air": (ndimage.gaussian_filter(air.astype(np.float32), 0.5), NATIVE),
-        "eye": (_signed_distance(eyes), NATIVE) if eyes.any() else (eye, COARSE),
+        "eye": (_signed_distance(eyes), NATIVE) if eyes.any() else (eyeballs(), COARSE),
         "artery": (space.share(dict.fromkeys(_ARTERY, 1.0)), NATIVE),
         "sinus": (space.share(dict.fromkeys(_SINUS, 1.0)), NATIVE),
         "bone": (skull, NATIVE),
