@@ -145,8 +145,9 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
         if training.step > given.lesions_from:
             weight = wanted * (1 + LESION_WEIGHT / 2 * (lesion + 1))
         error = (made - answer).abs()
+        counted_error = error + given.squares * error**2
         counts = wanted.mean(dim=(0, 2, 3)).clamp(min=0.1)
-        difference = (weight * error).mean(dim=(0, 2, 3)) / counts  # (contrasts,)
+        difference = (weight * counted_error).mean(dim=(0, 2, 3)) / counts  # (contrasts,)
         # What is given does not count: it becomes its own answer.
         structure = structure_loss(
             torch.where(wanted > 0, made, answer).flatten(0, 1)[:, None],
@@ -181,11 +182,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--start", help="a model whose third generator the training begins with")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--painted", type=float, default=0.6, help="share of slices with lesions painted in 2D"
+    )
+    parser.add_argument(
+        "--squares", type=float, default=0.0, help="how much squared errors count next to absolute"
+    )
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     keep_memory()
     paths = sorted((given.work / "subjects").glob("*.npy"))
-    examples = Examples(paths, given.seed, painted=0.6, mixed=0.15, contrasts=CONTRASTS)
+    examples = Examples(paths, given.seed, given.painted, mixed=0.15, contrasts=CONTRASTS)
     network, head = train(given, examples)
     bundle = load_bundle(given.model)
     weights = dict(bundle.weights)
