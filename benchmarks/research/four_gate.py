@@ -84,7 +84,7 @@ def lesions(case: Case, made: NDArray[Any], source: NDArray[Any], expert: NDArra
     real, synthetic, given = (metrics.scaled(x, inside) for x in (scan.voxels, made, source))
     fluid = metrics.scaled(case.scans["T2w"].voxels, inside) > 0.75
     usable = inside & ~fluid
-    found = measure_lesions(expert > 0, real, synthetic, given, usable, scan.spacing)
+    found, _ = measure_lesions(expert > 0, real, synthetic, given, usable, scan.spacing)
     shown = [one for one in found if one.outcome != "not_shown"]
     kept = sum(one.outcome == "kept" for one in shown)
     return {"shown": len(shown), "kept": kept}

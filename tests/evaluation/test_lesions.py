@@ -40,7 +40,7 @@ class TestOutcomes:
     def test_by_the_share_of_the_real_contrast(self, sign):
         real = painted([sign * 0.2] * 6)
         made = painted([sign * 0.2 * share for share in (1.5, 0.6, 0.4, 0.1, -0.1, -0.6)], seed=1)
-        found = lesions.measure_lesions(mask(6), real, made, real, WHITE, SPACING)
+        found, _ = lesions.measure_lesions(mask(6), real, made, real, WHITE, SPACING)
         by_place = {(one.row, one.column): one.outcome for one in found}
         assert [by_place[place[1:]] for place in PLACES[:6]] == [
             *("kept", "kept", "weakened", "lost", "lost", "inverted"),
@@ -48,12 +48,12 @@ class TestOutcomes:
 
     def test_what_the_real_scan_does_not_show_is_not_lost(self):
         real = painted([0.001])
-        found = lesions.measure_lesions(mask(1), real, real, None, WHITE, SPACING)
+        found, _ = lesions.measure_lesions(mask(1), real, real, None, WHITE, SPACING)
         assert [one.outcome for one in found] == ["not_shown"]
 
     def test_contrast_volume_and_place(self):
         real, made = painted([0.2]), painted([0.1], seed=1)
-        (found,) = lesions.measure_lesions(mask(1), real, made, None, WHITE, (3.0, 1.0, 0.5))
+        (found,), _ = lesions.measure_lesions(mask(1), real, made, None, WHITE, (3.0, 1.0, 0.5))
         assert found.volume_ml == pytest.approx(ball(PLACES[0]).sum() * 1.5 / 1000)
         assert (found.slice, found.row, found.column) == PLACES[0]
         assert found.contrast_real == pytest.approx(0.2, abs=0.01)
@@ -63,7 +63,7 @@ class TestOutcomes:
 
     def test_visibility_is_contrast_over_the_spread_of_the_ring(self):
         source = painted([0.1, 0.015, 0.0])
-        found = lesions.measure_lesions(mask(3), source, source, source, WHITE, SPACING)
+        found, _ = lesions.measure_lesions(mask(3), source, source, source, WHITE, SPACING)
         by_place = {one.column: one.visibility for one in found}
         assert [by_place[place[2]] for place in PLACES[:3]] == ["clear", "faint", "hidden"]
 
@@ -73,13 +73,20 @@ class TestOutcomes:
         bright[:, :, : PLACES[0][2] - 1] = False  # most of the ring is fluid
         real[bright] = 1.0
         usable = WHITE & ~bright
-        (found,) = lesions.measure_lesions(mask(1), real, real, None, usable, SPACING)
+        (found,), _ = lesions.measure_lesions(mask(1), real, real, None, usable, SPACING)
         assert found.contrast_real == pytest.approx(0.2, abs=0.02)
 
     def test_specks_are_left_out(self):
         speck = np.zeros(SHAPE, bool)
         speck[15, 12, 12:16] = True
-        assert not lesions.measure_lesions(speck, tissue(0), tissue(1), None, WHITE, SPACING)
+        found, left_out = lesions.measure_lesions(speck, tissue(0), tissue(1), None, WHITE, SPACING)
+        assert (found, left_out) == ([], {lesions.TOO_SMALL: 1})
+
+    def test_without_surroundings_there_is_no_contrast(self):
+        real = painted([0.2, 0.2])
+        usable = WHITE & ~ndimage.binary_dilation(ball(PLACES[1]), iterations=5)
+        found, left_out = lesions.measure_lesions(mask(2), real, real, None, usable, SPACING)
+        assert (len(found), left_out) == (1, {lesions.NO_RING: 1})
 
 
 class TestInvented:
@@ -124,7 +131,7 @@ class TestInvented:
 def test_counts_add_up():
     real = painted([0.2] * 4)
     made = painted([0.2, 0.2, 0, -0.2], seed=1)
-    found = lesions.measure_lesions(mask(4), real, made, real, WHITE, SPACING)
+    found, _ = lesions.measure_lesions(mask(4), real, made, real, WHITE, SPACING)
     found += lesions.find_invented(tissue(0), painted([0.2], 1), None, WHITE, SPACING, 1)
     one = lesions.count(found)
     assert one["all"]["kept"]["number"] == one["clear"]["kept"]["number"] == 2
@@ -139,6 +146,6 @@ def test_counts_add_up():
 def test_the_worst_come_first():
     real = painted([0.2] * 5)
     made = painted([0.2, 0.06, 0, -0.2, 0.2], seed=1)
-    found = lesions.measure_lesions(mask(5), real, made, real, WHITE, SPACING)
+    found, _ = lesions.measure_lesions(mask(5), real, made, real, WHITE, SPACING)
     worst = [one.outcome for one in lesions.worst_lesions(found)]
     assert worst == ["inverted", "lost", "weakened"]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mrbridge.errors import InputError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeWarning, SomeScansFailed
 from mrbridge.evaluation import registration
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
 from mrbridge.evaluation.measures import catalogue
@@ -117,6 +117,23 @@ class TestPairs:
         world.save(spots(world), tmp_path / "other" / "sub-99_lesions.nii.gz")
         with pytest.raises(InputError, match="no lesion mask that matches a case"):
             evaluate(world.Knowing(20), bids, lesions=tmp_path / "other", settings=QUICK)
+
+    def test_lesions_that_are_not_measured_are_counted(self, bids, world, tmp_path):
+        mask = spots(world)
+        mask[12, 4, 12] = mask[0, 0, 0] = mask[0, -1, -1] = True  # a speck, and two far outside
+        mask[:2, :2, :2] = mask[:2, -2:, -2:] = True
+        for number in (1, 2, 3):
+            world.save(mask, tmp_path / "masks" / f"sub-0{number}_lesions.nii.gz")
+        said = r"9 of 15 lesions in the masks are not measured: 3 smaller .* and 6 with nothing"
+        with pytest.warns(MrbridgeWarning, match=said):
+            result = evaluate(
+                world.Knowing(20),
+                bids,
+                out=tmp_path / "out",
+                lesions=tmp_path / "masks",
+                settings=QUICK,
+            )
+        assert "9 of 15 lesions in the masks are not measured" in result.report.read_text()
 
     @pytest.mark.parametrize("shift", [0, 2, 1000])
     def test_a_brain_mask_that_was_found_fails_no_case(self, bids, world, shift):

@@ -265,6 +265,10 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "Lesions of a mask that are too small or have no surroundings to compare with are counted",
+        ["evaluation/test_measures.py::TestPairs::test_lesions_that_are_not_measured_are_counted"],
+    ),
+    (
         "A pipe is not replaced by an output",
         [f"{_SURVIVAL}::test_a_pipe_in_the_place_of_the_output"],
     ),

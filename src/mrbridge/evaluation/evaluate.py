@@ -214,6 +214,10 @@ def _evaluate(
             f"none of the {len(cases)} cases could be scored; {name}: {reason}",
             remedy="Correct the scans, or choose others.",
         )
+    left_out_lesions = summary.lesions_left_out(scored)
+    for remark in left_out_lesions:
+        warnings.warn(remark, MrbridgeWarning, stacklevel=3)
+    remarks += left_out_lesions
     used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
     measures, lesions = summary.summarise_measures(scored), summary.lesion_counts(scored)

@@ -8,6 +8,7 @@ that contrast over the spread of the ring.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -32,6 +33,9 @@ CLEAR, FAINT = 2.0, 1.0
 """Visibilities from which the source shows a lesion clearly or faintly."""
 SMALLEST_ML = 0.01
 """Smaller ones are left out: McDonald's criteria ask for 3 mm (0.014 ml, a sphere)."""
+TOO_SMALL = f"smaller than {SMALLEST_ML:g} ml"
+NO_RING = f"with nothing usable within {RING_MM:g} mm (brain without fluid and other lesions)"
+"""Why a lesion is not measured."""
 
 _BACKGROUND_MM, _SPOT_MM = 5.0, 0.7  # standard deviations of Gaussian filters
 _EDGE_MM = 1.5  # of white matter, where blobs are partial volume
@@ -117,7 +121,10 @@ def find_invented(
         near = ndimage.binary_dilation(blob, _TOUCHES)
         if shown[box][near].max() < KEPT * made[box][blob].max():
             invented[box] |= blob
-    return measure_lesions(invented, real, synthetic, source, white, spacing, "invented")
+    found, _ = measure_lesions(
+        invented, real, synthetic, source, white, spacing, "invented"
+    )
+    return found
 
 
 def worst_lesions(lesions: Sequence[Lesion]) -> list[Lesion]:
@@ -156,15 +163,19 @@ def measure_lesions(
     usable: Mask,
     spacing: Sequence[float],
     outcome: Outcome | None = None,
-) -> list[Lesion]:
-    """Every connected component of a lesion mask, the largest first.
+) -> tuple[list[Lesion], dict[str, int]]:
+    """Every connected component of a lesion mask, the largest first; and how many are left out.
 
     Args:
         real, synthetic, source: images, 1 being their 99.5th percentile; the source may be None.
         usable: where a ring may be, lesions left out: inside the brain, without fluid.
         spacing: mm along the three axes.
         outcome: of all, if it is known.
+
+    Returns:
+        The lesions, and the numbers of others by the reason: `TOO_SMALL`, `NO_RING`.
     """
+    left_out: Counter[str] = Counter()
     usable = usable & ~mask
     components, _ = ndimage.label(mask, _TOUCHES)
     voxel_ml = float(math.prod(spacing)) / 1000
@@ -173,12 +184,14 @@ def measure_lesions(
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         volume_ml = int(np.count_nonzero(components[box] == number)) * voxel_ml
         if volume_ml < SMALLEST_ML:
+            left_out[TOO_SMALL] += 1
             continue
         box = _widened(box, margin, mask.shape)
         inside = components[box] == number
         distance = ndimage.distance_transform_edt(~inside, spacing)
         ring = (distance <= RING_MM) & ~inside & usable[box]
         if not ring.any():
+            left_out[NO_RING] += 1
             continue
         contrast, spread = _contrast(real[box], inside, ring)
         synthetic_contrast, _ = _contrast(synthetic[box], inside, ring)
@@ -204,7 +217,7 @@ def measure_lesions(
                 visibility_real=seen,
             )
         )
-    return sorted(lesions, key=lambda lesion: -lesion.volume_ml)
+    return sorted(lesions, key=lambda lesion: -lesion.volume_ml), dict(left_out)
 
 
 def _contrast(image: Stack, inside: Mask, ring: Mask) -> tuple[float, float]:

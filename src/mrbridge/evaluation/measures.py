@@ -35,12 +35,14 @@ class Measured:
         values: by the keys of `measures.toml`, and volumes in ml; what could not be measured is
             left out.
         lesions: of the lesion mask and, at the end, invented ones; None without a mask and a brain.
+        lesions_left_out: numbers of lesions of the mask that are not measured, by the reason.
         reliability: of the uncertainty map, from `calibration.reliability`.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     lesions: list[Lesion] | None = None
     has_mask: bool = False
+    lesions_left_out: dict[str, int] = field(default_factory=dict)
     reliability: list[dict[str, float]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -48,6 +50,7 @@ class Measured:
         return {
             "measures": self.values,
             "lesions": None if self.lesions is None else [one.as_json() for one in self.lesions],
+            "lesions_left_out": self.lesions_left_out,
             "reliability": self.reliability,
         }
 
@@ -93,6 +96,7 @@ def measure(
     source = scans.source_of(direction)
     parts: dict[str, Mask] = {}
     found: list[Lesion] | None = None
+    left_out: dict[str, int] = {}
     if spacing is not None:
         anatomy = _anatomy(scans, settings, direction, synthetic, source)
         if anatomy is not None:
@@ -102,7 +106,7 @@ def measure(
             parts["edge"] = anatomy.brain & (depth <= _EDGE_MM)
         if mask is not None:
             parts["lesions"] = mask
-        found, of_lesions = _lesions(images, mask, anatomy, spacing)
+        found, left_out, of_lesions = _lesions(images, mask, anatomy, spacing)
         values |= of_lesions
         found = _placed(found, scans)
     reliability: list[dict[str, float]] = []
@@ -110,7 +114,7 @@ def measure(
         of_map, reliability = _uncertainty(images, synthetic, source, widths, parts)
         values |= of_map
     known = {key: value for key, value in values.items() if not math.isnan(value)}
-    return Measured(known, found, mask is not None, reliability)
+    return Measured(known, found, mask is not None, left_out, reliability)
 
 
 @dataclass(frozen=True)
@@ -162,14 +166,15 @@ def _lesions(
     mask: Mask | None,
     anatomy: _Anatomy | None,
     spacing: tuple[float, float, float],
-) -> tuple[list[Lesion] | None, dict[str, float]]:
-    """The lesions of a mask and invented ones, and their measures."""
+) -> tuple[list[Lesion] | None, dict[str, int], dict[str, float]]:
+    """The lesions of a mask and invented ones, how many are left out, and their measures."""
     values: dict[str, float] = {}
+    left_out: dict[str, int] = {}
     found: list[Lesion] | None = None
     stacks = images.real, images.synthetic, images.source
     if mask is not None:
         usable = images.mask if anatomy is None else anatomy.brain & ~anatomy.fluid
-        found = lesions.measure_lesions(mask, *stacks, usable, spacing)
+        found, left_out = lesions.measure_lesions(mask, *stacks, usable, spacing)
         shown = [one for one in found if one.outcome != "not_shown"]
         values["lesions"] = float(len(shown))
         if shown:
@@ -184,7 +189,7 @@ def _lesions(
         values["invented_lesions"] = float(len(invented))
         values["invented_lesions_ml"] = math.fsum(one.volume_ml for one in invented)
         found = (found or []) + invented
-    return found, values
+    return found, left_out, values
 
 
 def _placed(found: list[Lesion] | None, scans: CaseScans) -> list[Lesion] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -60,6 +60,25 @@ def lesion_counts(cases: Sequence[Scored]) -> dict[str, dict[str, Any]]:
             if result.measured.has_mask:
                 found[key] += result.measured.lesions or []
     return {key: count(of_direction) for key, of_direction in found.items()}
+
+
+def lesions_left_out(cases: Sequence[Scored]) -> list[str]:
+    """How many lesions of the masks are in no score, and why: a sentence for each number."""
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    measured: Counter[str] = Counter()
+    for one in cases:
+        for key, result in one.results.items():
+            reasons[key].update(result.measured.lesions_left_out)
+            found = result.measured.lesions or []
+            measured[key] += sum(lesion.outcome != "invented" for lesion in found)
+    directions: dict[str, list[str]] = defaultdict(list)
+    for key, why in reasons.items():
+        total = counted(why.total() + measured[key], "lesion")
+        parts = " and ".join(f"{number} {reason}" for reason, number in sorted(why.items()))
+        if why:
+            text = f"{why.total()} of {total} in the masks are not measured: {parts}."
+            directions[text].append(key)
+    return [f"{' and '.join(keys)}: {text}" for text, keys in directions.items()]
 
 
 def wasserstein(
