@@ -388,5 +388,18 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("sub-01_ce-gadolinium_T1w.nii.gz", OTHER),
         ("T1w/sub-01_space-T1w_desc-brain_mask.nii.gz", OTHER),
     ),
+    "Statistics and transformations": (
+        ("T1_zstat1.nii.gz", OTHER),
+        ("t1_tfce_corrp_tstat1.nii.gz", OTHER),
+        ("sub-01_T1w_spmT_0001.nii.gz", OTHER),
+        ("T1_tmap.nii.gz", OTHER),
+        ("t1_fnirt_fieldcoef.nii.gz", OTHER),
+        ("T1_to_MNI_spline_coeffs.nii.gz", OTHER),
+        ("T1_DVF.nii.gz", OTHER),
+        ("T1_deffield.nii.gz", OTHER),
+        ("t1_z_score.nii.gz", "T1w"),
+        ("t1_bspline_resampled.nii.gz", "T1w"),
+        ("beta_0001.nii.gz", OTHER),
+    ),
 }
 """By the habit: a path below the folder that the user names, and the right answer."""

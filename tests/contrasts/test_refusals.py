@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from tests.studies import T1W, T2W, write_series
 
+import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle
+from mrbridge.errors import InputError
 from mrbridge.io.bids import find_scans
 from mrbridge.volume import Volume
 
@@ -198,6 +202,79 @@ def test_evaluate_scores_no_masks(put: Callable[..., Path], run: Run, tmp_path: 
     code, _, error = run("evaluate", "--real", mask, "--synthetic", made, "-o", tmp_path / "o2")
     assert code == 2
     assert "is a mask" in error
+
+
+def with_intent(code: int, path: Path) -> Path:
+    """The same file with an intent code in its header."""
+    image = nib.load(path)
+    voxels, header = np.asarray(image.dataobj), image.header.copy()
+    header["intent_code"] = code
+    nib.save(nib.Nifti1Image(voxels, None, header), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (3, "a statistical map"),
+        (24, "a statistical map"),
+        (1001, "a map of an estimated parameter"),
+        (1002, "a label map"),
+        (1006, "a field of vectors, matrices or points"),
+        (2006, "a spatial transformation"),
+        (2018, "a spatial transformation"),
+        (3006, "a CIFTI file"),
+    ],
+)
+def test_the_intent_of_a_nifti_file_says_that_it_is_something_else(
+    code: int, kind: str, put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    path, out = with_intent(code, put("in/a_T1w.nii.gz")), tmp_path / "out.nii.gz"
+    exit_code, _, error = run("translate", "-i", path, "-o", out)
+    assert exit_code == 2
+    assert f"is {kind}, by the intent code {code} of its header. Name another scan" in error
+    with pytest.raises(InputError, match=f"is {kind}"):
+        mrbridge.translate(nib.load(path))
+    _, listed, _ = run("inspect", path.parent)
+    assert "0 of 1 files can be used as they are" in listed
+    assert run("translate", "-i", path, "-o", out, "--force")[0] == 0
+    assert nib.load(out).header["intent_code"] == 0
+
+
+@pytest.mark.parametrize("code", [0, 1011])
+def test_other_intents_change_nothing(
+    code: int, put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    path = with_intent(code, put("a_T1w.nii.gz"))
+    assert run("translate", "-i", path, "-o", tmp_path / "out.nii.gz")[0] == 0
+
+
+def test_a_field_of_vectors_is_named_before_its_volumes(run: Run, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((8, 8, 8, 1, 3), np.float32), np.eye(4))
+    image.header.set_intent("displacement vector")
+    nib.save(image, tmp_path / "a_T1w.nii.gz")
+    _, _, error = run("translate", "-i", tmp_path / "a_T1w.nii.gz", "-o", tmp_path / "out.nii.gz")
+    assert "intent code 1006 of its header, and holds 3 volumes" in error
+
+
+def test_prepare_evaluate_and_inspect_take_no_label_map_by_its_intent(
+    put: Callable[..., Path], run: Run, tmp_path: Path
+) -> None:
+    for subject in range(3):
+        for contrast in ("T1w", "T2w"):
+            path = put(f"in/s{subject}_{contrast}.nii.gz", contrast, 6 + subject)
+    with_intent(1002, path)
+    code, _, error = run("prepare", tmp_path / "in", "-o", tmp_path / "store")
+    assert code == 1
+    assert "s2_T2w.nii.gz: is a label map" in error
+    assert run("prepare", tmp_path / "in", "-o", tmp_path / "store", "--force")[0] == 0
+    _, out, _ = run("inspect", tmp_path / "in", "-o", tmp_path / "page.html", "--json")
+    assert "is a label map" in json.loads(out.splitlines()[-1])["failed"][0]["reason"]
+    two = ("evaluate", "--real", path, "--synthetic", put("made/s2_T2w.nii.gz", "T2w"), "-o")
+    code, _, error = run(*two, tmp_path / "scores")
+    assert code == 2
+    assert "is a label map" in error
+    assert run(*two, tmp_path / "scores", "--force")[0] == 0
 
 
 def test_inspect_says_what_is_something_else(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -18,7 +19,7 @@ from tests.studies import NAME, T1W, T2W, datasets, save
 from mrbridge import cli, io
 from mrbridge.dataset.prepare import prepare
 from mrbridge.dataset.store import Store
-from mrbridge.errors import InputError, SomeScansFailed
+from mrbridge.errors import InputError, MrbridgeWarning, SomeScansFailed
 from mrbridge.io.bids import find_scans
 from mrbridge.io.dicom.files import DicomFile
 from mrbridge.io.dicom.scans import series_sha256
@@ -65,6 +66,35 @@ def test_a_cohort(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Non
     written = (out / "manifest.json").read_text() + "".join(p.name for p in out.rglob("*"))
     for secret in (NAME.split("^")[0], "P1", "P2"):
         assert secret not in written
+
+
+def retagged(cohort: Path, **tags: Any) -> Path:
+    """The cohort with these tags in all files; a sequence has a value for each patient."""
+    for path in cohort.rglob("*.MR.*"):
+        one = pydicom.dcmread(path)
+        for name, value in tags.items():
+            setattr(
+                one, name, value if isinstance(value, str) else value[int(path.parent.name[-1])]
+            )
+        one.save_as(path)
+    return cohort
+
+
+@pytest.mark.parametrize("placeholder", ["ANONYMOUS", "", "000"])
+def test_a_placeholder_does_not_make_one_person_of_several(cohort: Path, placeholder: str) -> None:
+    retagged(cohort, PatientID=placeholder)
+    with pytest.warns(MrbridgeWarning, match="4 studies have no PatientID, or a placeholder"):
+        found = find_scans(cohort)
+    assert Counter(scan.subject for scan in found.scans).most_common()[0][1] == 2
+    assert len({scan.subject for scan in found.scans}) == 4
+
+
+def test_one_identifier_of_several_people_is_reported(cohort: Path) -> None:
+    born = ["", "19500101", "19500101", "19500101", "19610203"]
+    retagged(cohort, PatientID="7", PatientBirthDate=born)
+    with pytest.warns(MrbridgeWarning, match="1 PatientID with several birth dates"):
+        found = find_scans(cohort)
+    assert len({scan.subject for scan in found.scans}) == 1
 
 
 def test_files_left_out_are_reported(

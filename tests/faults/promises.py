@@ -269,6 +269,35 @@ PROMISES: list[tuple[str, list[str]]] = [
         ["evaluation/test_measures.py::TestPairs::test_lesions_that_are_not_measured_are_counted"],
     ),
     (
+        "What the intent code of a NIfTI header says to be a map, a label map, a transformation or "
+        "a surface is refused",
+        [
+            "contrasts/test_refusals.py"
+            "::test_the_intent_of_a_nifti_file_says_that_it_is_something_else",
+            "contrasts/test_refusals.py"
+            "::test_prepare_evaluate_and_inspect_take_no_label_map_by_its_intent",
+        ],
+    ),
+    (
+        "Unit and affine of nibabel images are read as those of files",
+        [
+            "inference/test_translate.py::TestObjects::test_the_unit_of_a_nibabel_image",
+            "inference/test_translate.py::TestObjects::test_a_nibabel_image_with_a_singular_sform",
+        ],
+    ),
+    (
+        "DICOM studies with a placeholder as PatientID are not those of one person; one PatientID "
+        "of several people is reported",
+        [
+            "dataset/test_prepare_dicom.py::test_a_placeholder_does_not_make_one_person_of_several",
+            "dataset/test_prepare_dicom.py::test_one_identifier_of_several_people_is_reported",
+        ],
+    ),
+    (
+        "2D images of two contrasts whose heads differ in size are reported by `prepare`",
+        ["dataset/test_prepare.py::test_heads_of_other_size_in_2d_images_are_reported"],
+    ),
+    (
         "A pipe is not replaced by an output",
         [f"{_SURVIVAL}::test_a_pipe_in_the_place_of_the_output"],
     ),

@@ -232,6 +232,33 @@ class TestObjects:
         with pytest.raises(MrbridgeError, match=message):
             translate(nib.load(scan), model=tiny_bundle, device="cpu", **changes)
 
+    @pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("micron", 1e3)])
+    def test_the_unit_of_a_nibabel_image(
+        self, unit: str, factor: float, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        plain = nib.load(scan)
+        other = nib.Nifti1Image(
+            np.asarray(plain.dataobj), np.diag([factor] * 3 + [1]) @ plain.affine
+        )
+        other.header.set_xyzt_units(unit)
+        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        made, expected = translate(other, **how), translate(plain, **how)
+        np.testing.assert_allclose(made.get_fdata(), expected.get_fdata(), rtol=1e-3, atol=0.5)
+        nib.save(made, tmp_path / "made.nii")
+        np.testing.assert_allclose(nib.load(tmp_path / "made.nii").affine, other.affine, rtol=1e-5)
+        written = io.read(tmp_path / "made.nii")
+        assert written.affine is not None
+        np.testing.assert_allclose(written.affine, plain.affine, rtol=1e-5)
+
+    def test_a_nibabel_image_with_a_singular_sform(self, tiny_bundle: Bundle, scan: Path) -> None:
+        image = nib.load(scan)
+        header = image.header.copy()
+        header["srow_z"] = 0
+        bad = nib.Nifti1Image(np.asarray(image.dataobj), None, header)
+        with pytest.warns(MrbridgeWarning, match="the qform is used"):
+            made = translate(bad, model=tiny_bundle, device="cpu")
+        np.testing.assert_allclose(made.affine, image.affine, atol=1e-4)
+
     def test_an_affine_of_something_else(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)
         assert volume.affine is not None

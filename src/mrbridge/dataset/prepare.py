@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mrbridge import __version__, parallel
@@ -57,6 +59,7 @@ from mrbridge.urls import shown
 
 log = logging.getLogger(__name__)
 
+_OTHER_SIZE = 1.3  # least ratio of the sizes of heads in the 2D images of two contrasts to warn of
 REPORT = "report.json"
 """In the store, next to the manifest: files that were left out, and failures."""
 
@@ -100,7 +103,7 @@ def prepare(
     scans = _find(roots, out, settings, force=force)
     _must_be_store(out)
     with only_writer(out):
-        return _prepare(scans, roots, out, settings, workers, overwrite=overwrite)
+        return _prepare(scans, roots, out, settings, workers, overwrite=overwrite, force=force)
 
 
 def _prepare(
@@ -111,6 +114,7 @@ def _prepare(
     workers: parallel.Workers,
     *,
     overwrite: bool,
+    force: bool,
 ) -> Store:
     """Prepare scans as the only writer of the store."""
     _must_be_store(out)  # once more, now that only this process writes
@@ -120,7 +124,7 @@ def _prepare(
     sweep(out / "scans")
     if overwrite:
         _remove_others(out, set())
-    jobs = _jobs(scans.scans, out, settings)
+    jobs = _jobs(scans.scans, out, settings, force=force)
     prepared: list[Request] = []
     failures = [
         Remark(name=_shown(path, roots), reason=reason)
@@ -164,6 +168,7 @@ def _prepare(
     if settings.standard.intensity.method == "nyul":
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _warn_about_copies(manifest.records)
+    _warn_about_sizes(manifest.records)
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
     write_json(out / REPORT, _report(manifest.records, failures, ignored))
@@ -232,7 +237,7 @@ def _must_be_store(out: Path) -> None:
     must_be_ours(out / REPORT)
 
 
-def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
+def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings, *, force: bool) -> list[Job]:
     taken: set[str] = set()
     # The first scan of the source contrast of each subject and session. Those of the target
     # contrast are registered to it, and others on its grid cropped like it.
@@ -255,7 +260,7 @@ def _jobs(scans: list[Scan], out: Path, settings: PrepareSettings) -> list[Job]:
         mask = None
         if settings.standard.brain == "mask" and scan.series is None:
             mask = mask_path(scan.path, settings.standard.brain_mask)
-        jobs.append(Job(scan, id, out, settings, reference, mask))
+        jobs.append(Job(scan, id, out, settings, reference, mask, force))
     return jobs
 
 
@@ -298,6 +303,27 @@ def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
             f"{count} in several splits, or as several contrasts, under different names, such as "
             f"{several[0][0].id} and {several[0][1].id}: scores will be inflated. mrbridge inspect "
             "--fix writes a table without copies.",
+            MrbridgeWarning,
+            stacklevel=2,
+        )
+
+
+def _warn_about_sizes(records: Sequence[ScanRecord]) -> None:
+    """Warn about 2D images whose heads have more pixels in one contrast than in the other."""
+    pixels: dict[str, list[float]] = defaultdict(list)
+    for one in records:
+        if one.is_2d:
+            pixels[one.contrast].append(math.sqrt(math.prod(one.shape[1:])))
+    if not pixels:
+        return
+    medians = sorted((median(sizes), contrast) for contrast, sizes in pixels.items())
+    (small, smaller), (large, larger) = medians[0], medians[-1]
+    if large > _OTHER_SIZE * small:
+        warnings.warn(
+            f"heads in the {larger} images are about {large / small:.1f} times as large as in the "
+            f"{smaller} images (by the median, {large:.0f} and {small:.0f} pixels): 2D images have "
+            "no pixel size, so a model would learn to change the size of heads. Resample one of "
+            "them to the pixel size of the other",
             MrbridgeWarning,
             stacklevel=2,
         )

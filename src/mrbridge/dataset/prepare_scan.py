@@ -23,6 +23,7 @@ from mrbridge.dataset.store import (
 from mrbridge.errors import InputError, MrbridgeError, as_error
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
+from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, crop_to_head
 from mrbridge.preprocessing.geometry import slice_grid
@@ -51,6 +52,7 @@ class Job:
             one is registered to, or cropped like if both are on one grid; None for that scan
             itself.
         mask: its brain mask, if the user gave one.
+        force: whether it is used although its header says that it is something else.
     """
 
     scan: Scan
@@ -59,6 +61,7 @@ class Job:
     settings: PrepareSettings
     reference: Scan | None = None
     mask: Path | None = None
+    force: bool = False
 
     @property
     def registers(self) -> bool:
@@ -159,6 +162,9 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
     volume = read(scan.path, series=scan.series, force=True, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Train on acquired scans only.")
+    other = None if job.force else other_by_intent(volume.header)
+    if other is not None:
+        raise InputError(other, path=scan.path, remedy="Leave it out, or use --force.")
     if volume.is_2d and volume.voxels.min() == volume.voxels.max():
         return None
     reference = _Reference()

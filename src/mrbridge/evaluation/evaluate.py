@@ -115,6 +115,7 @@ def evaluate(
             extra={"mask": mask, "lesions": lesions},
             settings=settings,
             workers=workers,
+            force=force,
         )
 
 
@@ -154,6 +155,7 @@ def score(
         extra={"mask": mask, "source": source, "lesions": lesions, "uncertainty": uncertainty},
         settings=settings or EvaluateSettings(),
         workers=workers,
+        force=force,
     )
 
 
@@ -167,6 +169,7 @@ def _evaluate(
     extra: Mapping[Extra, str | Path | None],
     settings: EvaluateSettings,
     workers: Workers,
+    force: bool,
 ) -> Evaluation:
     """Score cases, with masks and other files by what they are, and write the results."""
     mask = extra["mask"]
@@ -190,6 +193,7 @@ def _evaluate(
             translator,
             samples=max(1, settings.wasserstein_slices // len(cases)),
             voxels=voxels_per_case(len(cases)),
+            force=force,
         )
         for case in cases
     ]

@@ -25,6 +25,7 @@ from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
 from mrbridge.io.atomic import about
+from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.remote import not_fetched
 from mrbridge.preprocessing.foreground import Head, black_background
 from mrbridge.preprocessing.geometry import to_slices
@@ -138,6 +139,8 @@ class CaseScans:
         case: Case,
         settings: EvaluateSettings,
         registration: PairRegistration | None = None,
+        *,
+        force: bool = False,
     ) -> None:
         self._case, self._settings, self._registration = case, settings, registration
         real = {contrast: read(path) for contrast, path in case.images.items()}
@@ -148,6 +151,10 @@ class CaseScans:
                     path=case.images[contrast],
                     remedy="Use the scan as it was acquired.",
                 )
+            other = None if force else other_by_intent(volume.header)
+            if other is not None:
+                remedy = "Name another scan, or use --force."
+                raise InputError(other, path=case.images[contrast], remedy=remedy)
         first = next(iter(real.values()))
         self.volumes = {
             contrast: stored_like(replace(volume, contrast=volume.contrast or contrast), first)

@@ -61,6 +61,7 @@ class Job:
         samples: slices of this case for the sliced Wasserstein distance.
         voxels: of this case to which the baselines of other cases are fitted.
         figures: path of the figures, to which their kind is appended; None draws nothing.
+        force: whether scans are used although their headers say that they are something else.
         embeds: whether the result has the images for the report's viewer.
     """
 
@@ -75,6 +76,7 @@ class Job:
     figures: Path | None = None
     registration: PairRegistration | None = None
     embeds: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def sample_case(job: Job) -> tuple[PairRegistration | None, Samples]:
     samples: Samples = {}
     if job.case.synthetic is not None and job.case.source is None:
         return registration, samples
-    scans = CaseScans(job.case, job.settings, registration)
+    scans = CaseScans(job.case, job.settings, registration, force=job.force)
     for direction in job.directions:
         source = scans.source_of(direction)
         assert source is not None
@@ -196,7 +198,7 @@ def score_case(job: Job) -> dict[str, Result]:
         InputError: it cannot be scored.
         MrbridgeError: it cannot be translated.
     """
-    scans = CaseScans(job.case, job.settings, job.registration)
+    scans = CaseScans(job.case, job.settings, job.registration, force=job.force)
     results = {}
     for direction in job.directions:
         is_paired = direction.target in scans.volumes

@@ -46,6 +46,8 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
         return replace(image, voxels=_finite(image.voxels))
     from nibabel.spatialimages import SpatialImage
 
+    from mrbridge.io.nifti_header import other_by_intent
+
     if isinstance(image, SpatialImage):
         if image.affine is None:
             raise InputError("the image has no affine", remedy="Give it one.")
@@ -57,11 +59,12 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
         name, identity = image.get_filename(), Identity()
         if name is not None:
             identity = of_path(Path(Path(name).resolve().parent.name, Path(name).name))
+        objection = identity.objection if not marked or identity.is_other else None
         return Volume(
             _finite(voxels),
             affine,
             contrast=identity.contrast,
-            other=identity.objection if not marked or identity.is_other else None,
+            other=objection or other_by_intent(image.header),
             synthetic=marked,
         )
     if isinstance(image, tuple) and len(image) == 2:
@@ -87,31 +90,42 @@ def in_kind_of(image: Any, volume: Volume, note: str) -> Any:
     """The result as the same kind of object: a nibabel image for one, else a `Volume`."""
     if isinstance(image, Volume | tuple):
         return volume
-    from mrbridge.io.nifti import mark as mark_header
+    from nibabel.nifti1 import Nifti1Header
 
+    from mrbridge.io.nifti_header import mark as mark_header, unit_mm
+
+    assert volume.affine is not None
     header = image.header.copy()
+    unit = unit_mm(header) if isinstance(header, Nifti1Header) else 1.0
+    affine = np.diag([1 / unit] * 3 + [1.0]) @ volume.affine
     header.set_data_dtype(volume.voxels.dtype)
     header.set_data_shape(volume.voxels.shape)
     mark_header(header, note)
     if getattr(header, "extensions", None):
         header.extensions = type(header.extensions)()  # they may name the patient
-    return type(image)(volume.voxels, volume.affine, header)
+    return type(image)(volume.voxels, affine, header)
 
 
 def _affine_of(
     image: SpatialImage, shape: tuple[int, ...], assume: str | None
 ) -> NDArray[np.float64]:
-    """The affine of a nibabel image, which makes one up for NIfTI files that state none."""
+    """The affine of a nibabel image to RAS+ mm, by the rules for files.
+
+    nibabel itself does not look at the unit, and makes an affine up for NIfTI files without one.
+    """
     from nibabel.nifti1 import Nifti1Header
 
-    from mrbridge.io.nifti_header import find_affine
+    from mrbridge.io.nifti_header import find_affine, unit_mm
 
     affine, header = np.asarray(image.affine, np.float64), image.header
-    if isinstance(header, Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
-        notes: list[str] = []
-        affine = find_affine(header.copy(), shape, assume, notes)
-        for note in notes:
-            warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    if isinstance(header, Nifti1Header):
+        if np.allclose(affine, header.get_best_affine(), equal_nan=True):
+            notes: list[str] = []
+            affine = find_affine(header.copy(), shape, assume, notes)
+            for note in notes:
+                warnings.warn(note, MrbridgeWarning, stacklevel=4)
+        else:  # it was changed in place
+            affine = np.diag([unit_mm(header)] * 3 + [1.0]) @ affine
     _check_affine(affine)
     return affine
 

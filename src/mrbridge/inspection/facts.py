@@ -19,6 +19,7 @@ from mrbridge.dataset.store import ScanRecord, read_slices
 from mrbridge.errors import InputError
 from mrbridge.inference.input_check import check_image
 from mrbridge.io import read
+from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.corrections import IMMERKAER
 from mrbridge.preprocessing.foreground import Crop, foreground_mask
@@ -222,6 +223,9 @@ def load(entry: Entry) -> LoadedScan:
     volume = read(scan.path, series=scan.series, allow_gaps=True, files=scan.files)
     if volume.synthetic:
         raise InputError("is synthetic", path=scan.path, remedy="Leave it out.")
+    other = other_by_intent(volume.header)
+    if other is not None:
+        raise InputError(other, path=scan.path, remedy="Leave it out.")
     standard = preprocess(volume, PreprocessSettings(spacing_mm=None), crop=Crop.whole(volume))
     turned, _ = to_slices(volume, None)  # equal for copies in other orientations and types
     properties = Properties(

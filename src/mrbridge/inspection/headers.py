@@ -186,23 +186,25 @@ def _files(path: Path) -> Listing:
 def _file_item(file: Path, root: Path) -> Item:
     shape: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
-    problem = None
+    problem: str | None = None
+    other: str | None = None
     try:
         fetch(file)
         if is_2d(file):
             volume = image2d.read(file)
             shape, synthetic = volume.voxels.shape, volume.synthetic
         else:
-            shape, steps, synthetic = nifti.read_header(file)
+            shape, steps, synthetic, other = nifti.read_header(file)
             spacing = tuple(round(step, 4) for step in steps)
     except InputError as error:
         problem = str(InputError(error.what, remedy=error.remedy))
     except OSError:
         problem = "cannot be read"
     else:
-        problem = "is synthetic; use --force to take it anyway" if synthetic else None
+        why = "is synthetic" if synthetic else other
+        problem = f"{why}; use --force to take it anyway" if why else None
     if shape is not None and len(shape) > 3:
-        problem = f"holds {shape[3]} volumes; --volume chooses one"
+        problem = other or f"holds {shape[3]} volumes; --volume chooses one"
     folder = root.parent if file == root else root
     relative = file.relative_to(folder) if file.is_relative_to(folder) else file.name
     identity = of_path(Path(folder.resolve().name, relative))  # the folder may name the contrast

@@ -86,7 +86,7 @@ def read(
     # Only the nearest folder: further up, a name says little about this file.
     identity = of_path(Path(path.resolve().parent.name, path.name))
     other = identity.objection if not result.synthetic or identity.is_other else None
-    return replace(result, contrast=identity.contrast, other=other)
+    return replace(result, contrast=identity.contrast, other=other or result.other)
 
 
 @np.errstate(all="ignore")

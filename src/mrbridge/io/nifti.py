@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
-from mrbridge.io.nifti_header import find_affine, header_for, mark
+from mrbridge.io.nifti_header import find_affine, header_for, mark, other_by_intent
 from mrbridge.io.padding import without_padding
 from mrbridge.threads import usable_cores
 from mrbridge.volume import MAX_VOXELS, Volume, check_size
@@ -117,20 +117,33 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
         raise _damaged("has no finite voxel")
     voxels, replaced = without_padding(voxels)
     notes.extend(replaced)
-    return Volume(voxels, affine, header, synthetic=_is_synthetic(header), notes=tuple(notes))
+    synthetic, other = _is_synthetic(header), other_by_intent(header)
+    return Volume(voxels, affine, header, synthetic=synthetic, other=other, notes=tuple(notes))
+
+
+class Header(NamedTuple):
+    """What a header says.
+
+    Attributes:
+        shape: (i, j, k), or (i, j, k, volumes) if there are several.
+        spacing: mm along i, j, k, which is possible for a head.
+        synthetic: whether it says that it is synthetic.
+        other: why it is not a scan; None if nothing of the kind is known.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, float, float]
+    synthetic: bool
+    other: str | None
 
 
 @np.errstate(all="ignore")
-def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float], bool]:
+def read_header(path: Path) -> Header:
     """Read shape and spacing, and check the header and the size of the file.
 
     The voxels are not looked at. A `.nii.gz` is read to its end only if the size that its last
     bytes state is not the one that the header promises: it is truncated, or was made by an
     uncommon program.
-
-    Returns:
-        The shape, (i, j, k), or (i, j, k, volumes) if there are several; the spacing in mm
-        along i, j, k, which must be possible for a head; whether it says that it is synthetic.
     """
     with _opened(path) as file:
         header, layout = file.header, file.layout
@@ -141,7 +154,8 @@ def read_header(path: Path) -> tuple[tuple[int, ...], tuple[float, float, float]
     check_size(layout.shape[:3], affine)
     i, j, k = np.linalg.norm(affine[:3, :3], axis=0)
     shape = layout.shape if layout.shape[3] > 1 else layout.shape[:3]
-    return shape, (float(i), float(j), float(k)), _is_synthetic(header)
+    spacing = float(i), float(j), float(k)
+    return Header(shape, spacing, _is_synthetic(header), other_by_intent(header))
 
 
 def write(
@@ -205,7 +219,7 @@ def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArra
     """The header and the scaled voxels, shape (i, j, k)."""
     with _opened(path) as file:
         header, layout = file.header, file.layout
-        index = _choose_volume(layout.shape[3], volume)
+        index = _choose_volume(layout.shape[3], volume, other_by_intent(header))
         start = layout.offset + index * layout.volume_bytes
         data = _read_span(file.content, start, layout.volume_bytes)
         _drain(file)
@@ -277,7 +291,9 @@ def _read_layout(header: Any) -> _Layout:
     return _Layout(int(offset) or least, (*shape, math.prod(sizes[3:])), dtype)  # type: ignore[arg-type]
 
 
-def _choose_volume(count: int, volume: int | None) -> int:
+def _choose_volume(count: int, volume: int | None, other: str | None) -> int:
+    if volume is None and count > 1 and other:
+        raise InputError(f"{other}, and holds {count} volumes", remedy="Name another scan.")
     if volume is None and count > 1:
         raise InputError(
             f"holds {count} volumes",

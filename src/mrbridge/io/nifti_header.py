@@ -20,9 +20,32 @@ Affine = NDArray[np.float64]
 
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
+_OTHER_INTENTS = (  # nifti1.h: first and last intent code; 0 is none, 1011 a number without unit
+    (2, 24, "a statistical map"),
+    (1001, 1001, "a map of an estimated parameter"),
+    (1002, 1003, "a label map"),
+    (1004, 1010, "a field of vectors, matrices or points"),
+    (2001, 2005, "a GIFTI surface"),
+    (2006, 2099, "a spatial transformation"),  # of FSL
+    (3000, 3099, "a CIFTI file"),
+)
 _LONGEST_QUATERNION = 1.0005  # four decimals make one so long
 _OTHER_SPACING = 0.1  # share by which voxel sizes may differ, as those of a sheared sform do
 _ALIGNED_MM = 0.01  # qform and sform closer than this are equal
+
+
+def other_by_intent(header: Any) -> str | None:
+    """Why an image is not a scan, by the intent code of its header; None if the code is 0 or
+    unknown, or the header is not that of a NIfTI file.
+
+    Returns:
+        The end of a sentence that begins with the file: "is a label map, by the intent code 1002".
+    """
+    if not isinstance(header, nib.Nifti1Header):  # also of NIfTI-2
+        return None
+    code = int(header["intent_code"])
+    kinds = (kind for first, last, kind in _OTHER_INTENTS if first <= code <= last)
+    return next((f"is {kind}, by the intent code {code} of its header" for kind in kinds), None)
 
 
 def find_affine(
@@ -71,10 +94,14 @@ def find_affine(
     return sform
 
 
+def unit_mm(header: Any) -> float:
+    """The unit of length of a NIfTI header in mm; unknown ones count as mm."""
+    return _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
 def _other_spacing(header: Any, sform: Affine, shape: tuple[int, ...]) -> list[str]:
     """A note if the voxel sizes of a header without qform are not those of its sform."""
-    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    sizes = unit * np.array(header["pixdim"][1:4], np.float64)
+    sizes = unit_mm(header) * np.array(header["pixdim"][1:4], np.float64)
     steps = np.linalg.norm(sform[:3, :3], axis=0)
     differ = (np.abs(sizes / steps - 1) > _OTHER_SPACING) & (np.array(shape) > 1)
     if not (sizes > 0).all() or not differ.any():
@@ -143,7 +170,7 @@ def _has_qform(header: Any) -> bool:
 
 def _stored_affines(header: Any) -> tuple[Affine | None, Affine | None]:
     """sform and qform of a NIfTI header, (4, 4) to RAS+ mm; None if the code is 0."""
-    unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    unit = unit_mm(header)
     millimetres = np.diag([unit, unit, unit, 1.0])
     sform = millimetres @ header.get_sform() if int(header["sform_code"]) > 0 else None
     qform = None
@@ -200,13 +227,14 @@ def header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
 
 
 def mark(header: Any, note: str) -> None:
-    """Write the note, and clear the names, the display window and the unused fields of the source.
+    """Write the note; clear the names, intent, display window and unused fields of the source.
 
     Fields that this version of NIfTI does not have are skipped.
     """
     values = {"descrip": note.encode("ascii", "replace")[:79], "cal_min": 0, "cal_max": 0}
     values |= dict.fromkeys(("db_name", "aux_file", "intent_name", "data_type", "unused_str"), b"")
-    values |= dict.fromkeys(("extents", "session_error", "glmax", "glmin"), 0)
+    numbers = ("intent_code", "intent_p1", "intent_p2", "intent_p3")
+    values |= dict.fromkeys((*numbers, "extents", "session_error", "glmax", "glmin"), 0)
     values["regular"] = b"r"
     for field, value in values.items():
         if field in header:  # of the unused fields, NIfTI-2 has only unused_str

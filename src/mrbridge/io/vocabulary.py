@@ -82,8 +82,8 @@ OTHERS = _others(
         r"(?:gm|wm|csf|gt|tumou?r|o?edema|necrosis)(?: (?:prob|p?\d+))*$"),
     ("transformation", "is a spatial transformation", r"""
         (?:inv|inverse)?(?<!grad )(?:warp|warps|warpfield|warpcoef|deformation|displacement)|
-        coeff|nonlin field|xfm|affine(?: \d+)?$|generic affine|transform|jac|jacobian|
-        logjacobian|velocity|flow(?! comp)|disp|warp field
+        [a-z]*coeffs?|[a-z]*coefs?|nonlin field|def ?field|ddf|dvf|svf|xfm|affine(?: \d+)?$|
+        generic affine|transform|jac|jacobian|logjacobian|velocity|flow(?! comp)|disp|warp field
         """),
     ("calibration", "is a field map, a bias field or a calibration scan", r"""
         bias(?! corr| n4| free)(?: field)?|bias 32ch|bias bc|b1(?! corr)(?: plus)?(?: map)?|
@@ -108,6 +108,10 @@ OTHERS = _others(
         q(?:{_T1}|{_T2}|pd)|(?:r1|r2|r2s|r2 star)|relaxometry|mt ?sat|mtr|mtv|mwf|mwi|
         myelin(?: map)?|qsm|qmap|adc|eadc|cbf|cbv|mtt|ttp|tmax|m0|[a-z]*divided ?by|ratio|
         thickness|snr|residuals?|uncertainty|g ?factor
+        """),
+    ("derived map", "is a statistical map", r"""
+        (?:t|z|f|zf)stat ?\d*|[tzp] ?map|stat ?maps?|tfce|corrp|(?:var)?cope ?\d*|
+        spm ?[tf] ?\d{4}|beta \d{4}
         """),
     ("diffusion", "is a diffusion image", r"""
         (?:c?fa|md|rd|ad|tensor|colfa)(?: map)?$|trace ?w?|tensor|dwi|dki|diffusion|ep2d diff|

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.dicom.files import calm, nameless
 from mrbridge.io.dicom.series import UNREADABLE, Listing, Series, find_series
 from mrbridge.io.scans import FoundScans, Scan, why_left_out
+
+# What programs that remove names write as PatientID, in small letters and digits only.
+_PLACEHOLDER = re.compile(
+    r"0+|x+|na|nil|none|null|unknown|removed|redacted|default|noid|test|patient|subject|"
+    r"(?:patient|subject|id)?(?:anon|anonym|anonymous|anonymi[sz]ed?|anonymisiert|deid|"
+    r"deidentified)(?:patient|subject|id)?"
+)
 
 
 def choose_series(
@@ -141,7 +150,9 @@ def find_scans(
 
     Returns:
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
-        and the study's identifier: equal for one patient, without a name in it. Their `files` are
+        and the study's identifier: equal for one patient, without a name in it. Without PatientID,
+        or with a placeholder such as ANONYMOUS, each study is a subject of its own, with a warning
+        if there are several. Their `files` are
         those of the series and the damaged ones next to them, each of which may be a slice of it.
         What is ignored has no file's name: manifests keep it, and it may name the patient.
     """
@@ -165,13 +176,15 @@ def find_scans(
         is_forced = force and wanted is not None and series.refusal is None and not series.gaps
         return None if has_filled_gaps or is_forced else series.why_not
 
+    used: list[Series] = []
     for series in listing.series:
         contrast = wanted or series.contrast
         reason = why_not(series, contrast)
         if contrast is None or reason is not None:
             found.ignored.append((root / _name_of(series), reason or ""))
             continue
-        patient = series.slices[0].text("PatientID")
+        used.append(series)
+        patient = _patient_id(series)
         found.scans.append(
             Scan(
                 root,
@@ -183,7 +196,40 @@ def find_scans(
                 files=_files(series, root, suspects),
             )
         )
+    _warn_of_patients(used)
     return found
+
+
+def _patient_id(series: Series) -> str:
+    """The PatientID of a series; empty if it is absent or a placeholder."""
+    first = series.slices[0]
+    known = first.patient.get("PatientID", "")
+    return "" if _PLACEHOLDER.fullmatch(known) else first.text("PatientID")
+
+
+def _warn_of_patients(used: Sequence[Series]) -> None:
+    """Warn if it is not certain which studies are of one person."""
+    nameless_studies = {one.study for one in used if not _patient_id(one)}
+    if len(nameless_studies) > 1:
+        warnings.warn(
+            f"{len(nameless_studies)} studies have no PatientID, or a placeholder such as "
+            "ANONYMOUS or 0: each counts as another person. If one person has several of them, "
+            "give each person a PatientID: else they may be in several splits",
+            MrbridgeWarning,
+            stacklevel=3,
+        )
+    born: dict[str, set[str]] = defaultdict(set)
+    for one in used:
+        if date := one.slices[0].patient.get("PatientBirthDate"):
+            born[_patient_id(one)].add(date)
+    several = sum(len(dates) > 1 for patient, dates in born.items() if patient)
+    if several:
+        warnings.warn(
+            f"{several} PatientID{'s' if several > 1 else ''} with several birth dates: the studies "
+            "of each count as those of one person. Give each person a PatientID",
+            MrbridgeWarning,
+            stacklevel=3,
+        )
 
 
 def _files(series: Series, root: Path, suspects: dict[Path | None, set[str]]) -> tuple[str, ...]:
