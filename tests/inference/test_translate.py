@@ -250,13 +250,16 @@ class TestObjects:
         assert written.affine is not None
         np.testing.assert_allclose(written.affine, plain.affine, rtol=1e-5)
 
-    def test_a_nibabel_image_with_a_singular_sform(self, tiny_bundle: Bundle, scan: Path) -> None:
+    def test_a_nibabel_image_with_a_singular_sform(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
         image = nib.load(scan)
         header = image.header.copy()
         header["srow_z"] = 0
-        bad = nib.Nifti1Image(np.asarray(image.dataobj), None, header)
+        bad = tmp_path / "bad_T1w.nii"
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, header), bad)
         with pytest.warns(MrbridgeWarning, match="the qform is used"):
-            made = translate(bad, model=tiny_bundle, device="cpu")
+            made = translate(nib.load(bad), model=tiny_bundle, device="cpu")
         np.testing.assert_allclose(made.affine, image.affine, atol=1e-4)
 
     def test_an_affine_of_something_else(self, tiny_bundle: Bundle, scan: Path) -> None:

@@ -225,8 +225,8 @@ def _warn_of_patients(used: Sequence[Series]) -> None:
     several = sum(len(dates) > 1 for patient, dates in born.items() if patient)
     if several:
         warnings.warn(
-            f"{several} PatientID{'s' if several > 1 else ''} with several birth dates: the studies "
-            "of each count as those of one person. Give each person a PatientID",
+            f"{several} PatientID{'s' if several > 1 else ''} with several birth dates: the "
+            "studies of each count as those of one person. Give each person a PatientID",
             MrbridgeWarning,
             stacklevel=3,
         )
