@@ -28,7 +28,9 @@ entities or its DICOM header. There are three answers:
   or study holds nothing better, and the output says so.
 
 A file whose name says `synth`, `synthetic`, `synthesised` or `fake` has its contrast, and is
-refused in the same way. `evaluate` and `study` take such files as synthetic images.
+refused in the same way. `evaluate` and `study` take such files as synthetic images. So is a NIfTI
+file whose intent code says that it is a label map, a statistical map, a transformation or a
+surface.
 
 The name of the file takes precedence over the names of its folders. For a DICOM series, the rules
 first check whether it is something else, then echo, repetition and inversion time, then the
