@@ -124,8 +124,8 @@ class TestPairs:
         mask[:2, :2, :2] = mask[:2, -2:, -2:] = True
         for number in (1, 2, 3):
             world.save(mask, tmp_path / "masks" / f"sub-0{number}_lesions.nii.gz")
-        said = r"9 of 15 lesions in the masks are not measured: 3 smaller .* and 6 with nothing"
-        with pytest.warns(MrbridgeWarning, match=said):
+        text = r"9 of 15 lesions in the masks are not measured: 3 smaller .* and 6 with nothing"
+        with pytest.warns(MrbridgeWarning, match=text):
             result = evaluate(
                 world.Knowing(20),
                 bids,

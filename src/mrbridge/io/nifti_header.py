@@ -20,7 +20,7 @@ Affine = NDArray[np.float64]
 
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # nifti1.h: metres, millimetres, micrometres
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a voxel of another size is an error
-_OTHER_INTENTS = (  # nifti1.h: first and last intent code; 0 is none, 1011 a number without unit
+_OTHER_INTENTS = (  # nifti1.h: first and last intent code; 0 and 1011 (dimensionless) say nothing
     (2, 24, "a statistical map"),
     (1001, 1001, "a map of an estimated parameter"),
     (1002, 1003, "a label map"),
