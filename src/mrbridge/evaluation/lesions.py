@@ -121,9 +121,7 @@ def find_invented(
         near = ndimage.binary_dilation(blob, _TOUCHES)
         if shown[box][near].max() < KEPT * made[box][blob].max():
             invented[box] |= blob
-    found, _ = measure_lesions(
-        invented, real, synthetic, source, white, spacing, "invented"
-    )
+    found, _ = measure_lesions(invented, real, synthetic, source, white, spacing, "invented")
     return found
 
 

@@ -151,11 +151,11 @@ class CaseScans:
                     path=case.images[contrast],
                     remedy="Use the scan as it was acquired.",
                 )
-            other = None if force else other_by_intent(volume.header)
-            if other is not None:
+            why = None if force else other_by_intent(volume.header)
+            if why is not None:
                 remedy = "Name another scan, or use --force."
-                raise InputError(other, path=case.images[contrast], remedy=remedy)
-        first = next(iter(real.values()))
+                raise InputError(why, path=case.images[contrast], remedy=remedy)
+        first = next(iter(self.volumes.values()))
         self.volumes = {
             contrast: stored_like(replace(volume, contrast=volume.contrast or contrast), first)
             for contrast, volume in real.items()
