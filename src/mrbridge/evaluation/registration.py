@@ -155,7 +155,7 @@ class CaseScans:
             if why is not None:
                 remedy = "Name another scan, or use --force."
                 raise InputError(why, path=case.images[contrast], remedy=remedy)
-        first = next(iter(self.volumes.values()))
+        first = next(iter(real.values()))
         self.volumes = {
             contrast: stored_like(replace(volume, contrast=volume.contrast or contrast), first)
             for contrast, volume in real.items()
