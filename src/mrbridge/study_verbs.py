@@ -8,6 +8,7 @@ from mrbridge.console import answer, answer_url, as_far_as_done
 from mrbridge.errors import must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.options import verb
+from mrbridge.reports import counted
 from mrbridge.verbs import must_have_web
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ def setup(options: options_of.Setup, settings: StudySettings) -> None:
         from mrbridge.study.design import setup as run
 
     study, failure = as_far_as_done(lambda: run(**dict(options), settings=settings))
+    scans = counted(len(study.items), "scan")
     spots = sum(map(len, study.items.values()))
     answer(
         {"path": str(study.path), "scans": len(study.items), "spots": spots},
-        f"{study.path}: {len(study.items)} scans, {spots} positions to ask about",
+        f"{study.path}: {scans}, {counted(spots, 'position')} to ask about",
         failure,
     )
 

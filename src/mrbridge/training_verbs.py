@@ -11,6 +11,7 @@ from mrbridge.errors import SettingsError, StoreError, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import locate
 from mrbridge.options import verb
+from mrbridge.reports import counted
 
 if TYPE_CHECKING:
     from mrbridge import verb_settings as options_of
@@ -68,7 +69,8 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     else:
         result = run(store, out, settings, **more)
     last = result.rows[-1] if result.rows else {}
-    summary = f"{out}: {int(last.get('epoch', 0))} epochs; the model is in {out / 'bundle'}"
+    epochs = counted(int(last.get("epoch", 0)), "epoch")
+    summary = f"{out}: {epochs}; the model is in {out / 'bundle'}"
     fields = {"path": str(out), "bundle": str(out / "bundle"), "last": last}
     answer(fields | {"kept_beginning": result.kept_beginning}, summary)
 

@@ -19,6 +19,7 @@ from mrbridge.errors import SettingsError, must_be_here, must_be_new, must_exist
 from mrbridge.interruption import quick_imports
 from mrbridge.models import SHIPPED, UNNAMED, locate, unnamed
 from mrbridge.options import verb
+from mrbridge.reports import counted
 
 if TYPE_CHECKING:
     from mrbridge import verb_settings as options_of
@@ -61,7 +62,7 @@ def phantom(options: options_of.Phantom, settings: PhantomSettings) -> None:
     path = write_bids(options.out, settings, workers=options.workers, overwrite=options.overwrite)
     answer(
         {"path": str(path), "subjects": settings.subjects},
-        f"{settings.subjects} subjects in {path}",
+        f"{counted(settings.subjects, 'subject')} in {path}",
     )
 
 
@@ -136,7 +137,7 @@ def _slices_per_subject(counts: dict[str, dict[str, int]]) -> str:
         return "no subjects known"
     sums = sorted(sum(of_one.values()) for of_one in counts.values())
     several = f"{sums[0]} to {sums[-1]}" if sums[0] < sums[-1] else str(sums[0])
-    return f"{len(sums)} subject{'s' if len(sums) > 1 else ''} of {several} slices"
+    return f"{counted(len(sums), 'subject')} of {several} slices"
 
 
 @verb("mrbridge.verb_settings:Inspect", "mrbridge inspect bids -o report.html --workers 2")

@@ -238,7 +238,7 @@ def test_participants_in_any_encoding(
 @pytest.mark.parametrize(
     ("rows", "splits", "warning"),
     [
-        (["S1\ttest", "s2\tval"], [None, "val"], "splits of 1 subjects without scans, such as S1"),
+        (["S1\ttest", "s2\tval"], [None, "val"], "splits of 1 subject without scans, such as S1"),
         (["s1\ttest", "s1\ttrain"], ["test", None], "line 3 has another split of s1"),
         (["s1\tdev", "s2\tdev"], [None, None], "line 2 has the split 'dev', .* and 1 more"),
         (["s1\tn/a", "s2\t"], [None, None], None),

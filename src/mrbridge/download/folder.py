@@ -20,6 +20,7 @@ from mrbridge.errors import InputError, OutputError, SomeScansFailed
 from mrbridge.io.atomic import write_json
 from mrbridge.io.lock import only_writer
 from mrbridge.io.temporary import is_temporary
+from mrbridge.reports import counted
 
 RECORD = ".mrbridge-download.json"
 _SPARE = 64 << 20  # bytes of the disk that stay free
@@ -85,9 +86,10 @@ class Plan:
     licence: str
 
     def __str__(self) -> str:
-        text = f"{self.title}: {self.files} files, {decimal(self.bytes)}"
+        text = f"{self.title}: {counted(self.files, 'file')}, {decimal(self.bytes)}"
         if self.missing_files < self.files:
-            text += f"; missing: {self.missing_files} files, {decimal(self.missing_bytes)}"
+            missing = counted(self.missing_files, "file")
+            text += f"; missing: {missing}, {decimal(self.missing_bytes)}"
         return f"{text}. Licence: {self.licence}."
 
 
@@ -114,7 +116,7 @@ class Report:
     def __str__(self) -> str:
         if self.dry_run:
             return str(self.plan)
-        return f"{self.path}: {self.scans} scans. Licence: {self.plan.licence}."
+        return f"{self.path}: {counted(self.scans, 'scan')}. Licence: {self.plan.licence}."
 
     def raise_if_incomplete(self) -> None:
         """Log what could not be downloaded; `SomeScansFailed` if there is anything."""

@@ -227,7 +227,7 @@ def _tiles(group: Group, facts: dict[str, Facts]) -> dict[str, Any]:
     scans = [facts[name] for name in group.names if name in facts][:_IN_GROUP]
     remarks = [group.remark] if group.remark else []
     if len(scans) < len(group.names):
-        remarks.insert(0, f"{len(group.names)} scans, {len(scans)} shown")
+        remarks.insert(0, f"{counted(len(group.names), 'scan')}, {len(scans)} shown")
     return {"scans": scans, "remark": "; ".join(remarks)}
 
 

@@ -21,6 +21,7 @@ from mrbridge.io.metadata import participant_splits, read_text, scans_of_table, 
 from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.io.temporary import is_temporary
+from mrbridge.reports import counted
 from mrbridge.volume import CONTRASTS
 
 NOT_RAW = ("derivatives", "sourcedata", "code")  # their folders hold no raw scans, at any depth
@@ -193,7 +194,7 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
     if absent:
         warn_about(
             root / "participants.tsv",
-            f"has splits of {len(absent)} subjects without scans, such as {absent[0]}",
+            f"has splits of {counted(len(absent), 'subject')} without scans, such as {absent[0]}",
         )
     return found
 

@@ -21,6 +21,7 @@ from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
 from mrbridge.io.names import natural_key
 from mrbridge.io.remote import not_fetched
 from mrbridge.json_text import decode, parse_json
+from mrbridge.reports import counted
 from mrbridge.urls import shown
 from mrbridge.volume import CONTRASTS
 
@@ -277,7 +278,7 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
     examples = {reason: path for path, reason in reversed(ignored)}
     for reason, count in counts.most_common(_REASONS):
         path = examples[reason]
-        files = "1 file" if count == 1 else f"{count} files"
+        files = counted(count, "file")
         if root is not None:
             below = shown(path.relative_to(root) if path.is_relative_to(root) else path)
             files = below if count == 1 else f"{files}, such as {below}"

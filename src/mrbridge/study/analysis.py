@@ -16,7 +16,7 @@ from mrbridge import __version__
 from mrbridge.errors import InputError
 from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.ownership import must_be_ours
-from mrbridge.reports import render
+from mrbridge.reports import counted, render
 from mrbridge.study.answers import ORIGIN, QUALITY, Answer, read_answers
 from mrbridge.study.design import Study
 
@@ -105,7 +105,8 @@ class Analysis:
         return {"created_by": f"mrbridge {__version__}", **fields}
 
     def __repr__(self) -> str:
-        lines = [f"{len(self.raters)} raters, {self.scans} scans of {self.people} people"]
+        raters, scans = counted(len(self.raters), "rater"), counted(self.scans, "scan")
+        lines = [f"{raters}, {scans} of {self.people} people"]
         for name, of_one in self.raters.items():
             lines.append(f"{name}: {of_one['judged']} judged, right {in_words(of_one['all'])}")
         lines.append(f"all raters: right {in_words(self.pooled['all'])}")

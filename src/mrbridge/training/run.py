@@ -23,7 +23,7 @@ from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWar
 from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.manifest import MOST_SCANS, BundleManifest
-from mrbridge.reports import html_table
+from mrbridge.reports import counted, html_table
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import (
     check_resumable,
@@ -78,7 +78,7 @@ class Run:
 
     def __repr__(self) -> str:
         epoch = int(self.rows[-1].get("epoch", 0)) if self.rows else 0
-        return f"Run({self.path}, preset {self.settings.preset}, {epoch} epochs)"
+        return f"Run({self.path}, preset {self.settings.preset}, {counted(epoch, 'epoch')})"
 
     def _repr_html_(self) -> str:
         last = {name: f"{value:.4g}" for name, value in (self.rows or [{}])[-1].items()}

@@ -25,6 +25,7 @@ from mrbridge.io.dicom.geometry import (
     view_of,
 )
 from mrbridge.io.dicom.header import Slice, slices_of
+from mrbridge.reports import counted
 from mrbridge.volume import check_size
 
 UNREADABLE = ("no image", "screen save", "mosaic")  # kinds that `--force` does not read
@@ -154,7 +155,9 @@ class Series:
         shown = f" '{self.description}'" if self.description else ""
         detail = f", {self.detail}" if self.detail else ""
         count = len(self.slices)
-        return f"{self.label}{shown} ({self.contrast or self.kind}, {count} slices{detail})"
+        return (
+            f"{self.label}{shown} ({self.contrast or self.kind}, {counted(count, 'slice')}{detail})"
+        )
 
 
 @dataclass(frozen=True)
