@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import mrbridge
 from mrbridge import io
@@ -63,6 +65,29 @@ def test_preprocessing_is_undone(head: Head) -> None:
     inside = volume.voxels <= standard.normalisation.high
     np.testing.assert_allclose(back[inside], volume.voxels[inside], atol=0.01)
     assert (back[volume.voxels == 0] == 0).all(), "background zero stays zero"
+
+
+def test_a_background_that_is_not_black_counts_as_black(head: Head, tmp_path: Path) -> None:
+    def of_mean_0(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+        brain = voxels > 0
+        return np.where(brain, (voxels - voxels[brain].mean()) / voxels[brain].std(), 0)
+
+    changes = {"1": lambda voxels: voxels + 500, "2": of_mean_0}
+    for folder in ("plain", "changed"):
+        io.write(head(3, "T2w"), tmp_path / folder / "sub-3_T2w.nii.gz")
+        for number, change in changes.items():
+            volume = head(int(number), "T1w")
+            voxels = volume.voxels.astype(np.float32)
+            voxels = voxels if folder == "plain" else change(voxels)
+            path = tmp_path / folder / f"sub-{number}_T1w.nii.gz"
+            io.write(replace(volume, voxels=voxels), path)
+    plain = prepare(tmp_path / "plain", tmp_path / "a")
+    with pytest.warns(MrbridgeWarning, match="sub-2.*count as background"):
+        changed = prepare(tmp_path / "changed", tmp_path / "b")
+    (shifted, zscored, _), before = changed.manifest.records, plain.manifest.records
+    np.testing.assert_allclose(changed.slices(shifted), plain.slices(before[0]), atol=0.01)
+    images = (np.ravel(changed.slices(zscored)), np.ravel(plain.slices(before[1])))
+    assert np.corrcoef(*images)[0, 1] > 0.99
 
 
 def test_orientation_in_the_file_does_not_matter(head: Head) -> None:

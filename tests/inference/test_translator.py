@@ -193,6 +193,35 @@ def test_background_stays_exactly_zero_and_all_is_finite(
     assert np.ptp(made.voxels) > 0
 
 
+@pytest.mark.parametrize(
+    "scaled",
+    [lambda x: x / x.max() * 2 - 1, lambda x: x + 1000, lambda x: (x - x.mean()) / x.std()],
+    ids=["-1 to 1", "1000 more", "mean 0"],
+)
+def test_a_background_that_is_not_black_changes_nothing(
+    tiny_bundle: Bundle, make_scan: Callable[..., Volume], scaled: Callable[..., Any]
+) -> None:
+    scan = make_scan(3, "T1w")
+    voxels = scan.voxels.astype(np.float32)
+    translator = Translator(tiny_bundle, "cpu")
+    made, other = (translator.translate(replace(scan, voxels=x)) for x in (voxels, scaled(voxels)))
+    np.testing.assert_allclose(other.voxels, made.voxels, atol=0.005 * made.voxels.max())
+
+
+def test_a_brain_of_mean_0_has_black_surroundings(
+    identity: Translator, make_scan: Callable[..., Volume]
+) -> None:
+    scan = make_scan(3, "T1w")
+    voxels = scan.voxels.astype(np.float32)
+    inside = voxels > 0
+    zscores = np.where(inside, (voxels - voxels[inside].mean()) / voxels[inside].std(), 0)
+    made, other = (
+        identity.translate(replace(scan, voxels=x), "T2w").voxels for x in (voxels, zscores)
+    )
+    assert np.corrcoef(made.ravel(), other.ravel())[0, 1] > 0.99
+    assert (other[~inside] == 0).all()
+
+
 def test_the_input_is_not_changed(tiny_bundle: Bundle, make_scan: Callable[..., Volume]) -> None:
     scan = make_scan(3, "T1w")
     before = scan.voxels.copy()

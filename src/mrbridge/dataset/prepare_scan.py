@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from mrbridge.dataset.store import (
     read_if_current,
     write_scan,
 )
-from mrbridge.errors import InputError, MrbridgeError, as_error
+from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, as_error
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
-from mrbridge.preprocessing.foreground import Crop, crop_to_head
+from mrbridge.preprocessing.foreground import Crop, black_background, crop_to_head
 from mrbridge.preprocessing.geometry import slice_grid
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import (
@@ -167,6 +168,9 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
         raise InputError(other, path=scan.path, remedy="Leave it out, or use --force.")
     if volume.is_2d and volume.voxels.min() == volume.voxels.max():
         return None
+    volume, before = black_background(volume, scan.contrast), volume
+    for note in volume.notes[len(before.notes) :]:
+        warnings.warn(f"{scan.path}: {note}", MrbridgeWarning, stacklevel=2)
     reference = _Reference()
     if job.reference is not None and job.registers:
         reference = _register(volume, job.reference, settings)
@@ -259,6 +263,7 @@ def _register(volume: Volume, scan: Scan, settings: PrepareSettings) -> _Referen
 
     standard = settings.standard
     fixed = read(scan.path, series=scan.series, files=scan.files)
+    fixed = black_background(fixed, scan.contrast)
     kind: TransformKind = "affine" if settings.registration == "affine" else "rigid"
     result = register(volume, fixed, kind, settings.seed)
     record = {"reference": scan.name} | result.as_json()
@@ -288,6 +293,7 @@ def _take_crop(
         except MrbridgeError:  # reported for the reference itself
             return _Reference(), volume
         if grid_difference(stored_like(volume, other), other) is None:
+            other = black_background(other, scan.contrast)
             known = crop_to_head(other, settings.standard.margin_mm).crop, grid_of(other)
     turned = volume if known is None else stored_like(volume, known[1])
     if known is None or grid_difference(turned, known[1]) is not None:

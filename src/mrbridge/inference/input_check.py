@@ -20,11 +20,6 @@ from mrbridge.volume import CONTRASTS, Verdict, Volume
 UNUSUAL, REFUSED = 1.0, 2.0
 """Scores from which on a scan is unusual, or refused."""
 
-_NOT_BLACK = (
-    "has a background that is not black (intensities around 0, from -1 on, or with a constant "
-    "added), which may become tissue"
-)
-
 _DOUBT = 1.9
 """The highest score of signs that scans of patients may show, too: never refused."""
 
@@ -84,9 +79,9 @@ def check(
     contrast = scan.contrast
     if contrast is None and to in contrasts[:2]:
         contrast = next(one for one in contrasts if one != to)
-    found = crop_to_head(scan, MARGIN_MM)
+    found = crop_to_head(black_background(scan, contrast), MARGIN_MM)
     if is_head:
-        verdict = _check_head(found.head, contrast, scan.contrast is not None, scan)
+        verdict = _check_head(found.head, contrast, scan.contrast is not None)
     else:
         verdict = verdict_of(list(_not_a_scan(measure(found.head, anatomy=False))), None)
     if verdict.level == "refused" and not force:
@@ -125,14 +120,13 @@ def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
     Raises:
         InputError: its size cannot be that of a head.
     """
-    return _check_head(crop_to_head(volume, MARGIN_MM).head, contrast, known, volume)
+    head = crop_to_head(black_background(volume, contrast), MARGIN_MM).head
+    return _check_head(head, contrast, known)
 
 
-def _check_head(head: Head, contrast: str | None, known: bool, scan: Volume) -> Verdict:
+def _check_head(head: Head, contrast: str | None, known: bool) -> Verdict:
     measured = measure(head)
     found = list(signs(measured, contrast or "unknown", known, head.volume.is_2d))
-    if black_background(scan) is not scan:
-        found.append(Sign("background", UNUSUAL, _NOT_BLACK))
     if contrast is None:
         found.append(Sign("contrast", UNUSUAL, "has a contrast that nothing identifies"))
     return verdict_of(found, measured)

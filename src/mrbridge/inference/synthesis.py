@@ -21,6 +21,7 @@ from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translator import Translator
 from mrbridge.io import is_readable, read
 from mrbridge.io.contrast import recognised
+from mrbridge.preprocessing.foreground import black_background
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.skull_strip import read_brain_mask
 from mrbridge.volume import Verdict, Volume
@@ -195,6 +196,11 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
             notes += (request.assumption(to),)
             if path is not None and not source.other:
                 log.warning("%s: %s", _name(path), notes[-1])
+        known_as = request.bundle.direction((scan.contrast,), to).given[0]
+        scan, before = black_background(scan, known_as), scan
+        for note in scan.notes[len(before.notes) :]:
+            notes += (note,)
+            log.warning("%s: %s", _name(path), note)
         preprocessed = translator.preprocess(scan, to, brain_mask(request.bundle, path), found)
         volume = translator.translate(
             scan,

@@ -20,7 +20,7 @@ from mrbridge.manifest import AnyContrast, Direction, Uncertainty
 from mrbridge.models import SHIPPED, is_installed
 from mrbridge.networks.build import Generator
 from mrbridge.networks.unet import ScaleHead
-from mrbridge.preprocessing.foreground import FoundHead, crop_to_head
+from mrbridge.preprocessing.foreground import FoundHead, black_background, crop_to_head
 from mrbridge.preprocessing.geometry import size_multiple, slice_grid
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
@@ -127,6 +127,7 @@ class Translator:
                 else "Leave it out, use the shipped model, or train from it with pairs in the "
                 "validation split.",
             )
+        volume = black_background(volume, direction.given[0])
         preprocessed = preprocessed or self.preprocess(volume, to, mask)
         synthetic, *parts = self.computed(volume, also, preprocessed, direction, uncertainty)
         range_out = self._range_for(volume, preprocessed, to, match)
@@ -164,6 +165,7 @@ class Translator:
         """
         (contrast,) = self.bundle.direction((volume.contrast,), to).given
         levels = () if contrast is None else self.bundle.manifest.typical[contrast].levels
+        volume = black_background(volume, contrast)
         return preprocess(volume, self.bundle.manifest.standard, mask, levels, found=found)
 
     def planes_of(self, volume: Volume, preprocessed: Preprocessed) -> tuple[str, ...]:
@@ -193,6 +195,7 @@ class Translator:
                 )
             manifest, crop = self.bundle.manifest, preprocessed.crop
             levels = manifest.typical[contrast].levels
+            scan = black_background(scan, contrast)
             stacks.append(preprocess(scan, manifest.standard, None, levels, crop=crop).slices)
         slices = self.slice_translator(direction, with_scale=with_error)
         planes = self.planes_of(volume, preprocessed)

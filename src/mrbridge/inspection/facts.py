@@ -22,7 +22,7 @@ from mrbridge.io import read
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.corrections import IMMERKAER
-from mrbridge.preprocessing.foreground import Crop, foreground_mask
+from mrbridge.preprocessing.foreground import Crop, black_background, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
@@ -226,7 +226,8 @@ def load(entry: Entry) -> LoadedScan:
     other = other_by_intent(volume.header)
     if other is not None:
         raise InputError(other, path=scan.path, remedy="Leave it out.")
-    standard = preprocess(volume, PreprocessSettings(spacing_mm=None), crop=Crop.whole(volume))
+    shown = black_background(volume, scan.contrast)
+    standard = preprocess(shown, PreprocessSettings(spacing_mm=None), crop=Crop.whole(volume))
     turned, _ = to_slices(volume, None)  # equal for copies in other orientations and types
     properties = Properties(
         range=(standard.normalisation.low, standard.normalisation.high),
@@ -235,7 +236,7 @@ def load(entry: Entry) -> LoadedScan:
         orientation=None if volume.affine is None else "".join(aff2axcodes(volume.affine)),
         sha256=hashlib.sha256(repr(turned.shape).encode() + turned.tobytes()).hexdigest(),
         # Notes on a DICOM series name files in brackets, and file names may hold patient names.
-        notes=tuple(n.partition(" (")[0] if scan.series else n for n in volume.notes),
+        notes=tuple(n.partition(" (")[0] if scan.series else n for n in shown.notes),
     )
     indices = list(range(len(standard.slices)))
     verdict = check_image(volume, scan.contrast)

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.geometry import SliceGrid, from_slices, to_slices
-from mrbridge.volume import MAX_VOXELS, Volume, check_size
+from mrbridge.volume import CONTRASTS, MAX_VOXELS, Volume, check_size
 
 Stack = NDArray[np.float32]
 """Slices, (slices, rows, columns)."""
@@ -77,7 +77,7 @@ class Head:
         return from_slices((~outside).astype(np.float32), self.grid) > 0.5
 
 
-def black_background(volume: Volume) -> Volume:
+def black_background(volume: Volume, contrast: str | None = None) -> Volume:
     """Shift the intensities so that the background is zero, as in magnitude images.
 
     A background of one value other than zero, or far below zero, is subtracted: scans in [-1, 1],
@@ -87,11 +87,15 @@ def black_background(volume: Volume) -> Volume:
 
     Args:
         volume: finite voxels of any type, (i, j, k).
+        contrast: if it is known; others than T1w, T2w, PDw and FLAIR, such as CT, may be negative
+            and remain as they are.
 
     Returns:
         The scan itself if its background is zero already, else a copy in float32; with a note if
         only the brain was scaled to mean 0.
     """
+    if contrast not in (None, *CONTRASTS):
+        return volume
     voxels = volume.voxels
     longest = np.argsort(voxels.shape)[1:]  # faces of thin slabs are slices
     faces = np.concatenate([voxels.take(end, n).ravel() for n in longest for end in (0, -1)])
