@@ -82,7 +82,7 @@ HEADERS: dict[str, dict[str, Any]] = {
     "infinite intercept": {"scl_inter": -INF},
     "another number": {"magic": b"nope"},
     "of a program": {"descrip": b"synthetic T2w by another program"},
-    "label map": {"intent_code": 1002},
+    "of other intent": {"intent_code": 1002},
     "statistic": {"intent_code": 3},
     "of a pair": {"magic": b"ni1"},
     "no number": {"magic": b""},

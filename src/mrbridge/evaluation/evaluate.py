@@ -83,6 +83,7 @@ def evaluate(
             otherwise `settings.mask` decides.
         lesions: a lesion mask for all, or a folder of them, matched in the same way; otherwise
             those of BIDS derivatives (`…_label-lesion_mask.nii.gz`) are used where they exist.
+        settings: by default, those of the verb.
         device: `auto`, `cpu` or `cuda`.
         workers: processes, or the address of a Dask scheduler whose workers have access to the same
             files at the same absolute paths.
