@@ -123,8 +123,15 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
 
 
 def make_room(folder: Path, ours: Sequence[str], state: str, *, overwrite: bool) -> None:
-    """Refuse a folder that is neither new nor begun, as its file `state` says; or delete what
-    mrbridge wrote there (`ours`, as of `check_only`)."""
+    """Check that results can be written into a folder; with `overwrite`, delete earlier ones first.
+
+    Args:
+        ours: the files that mrbridge writes there, as for `check_only`.
+        state: the file that an unfinished run leaves; a folder with it is continued.
+
+    Raises:
+        OutputError: the folder holds other files.
+    """
     if overwrite and folder.exists():
         check_only(folder, ours)
         shutil.rmtree(folder)

@@ -152,9 +152,9 @@ def find_scans(
         Scans whose `series` is a SeriesInstanceUID. Subject and session are hashes of the patient's
         and the study's identifier: equal for one patient, without a name in it. Without PatientID,
         or with a placeholder such as ANONYMOUS, each study is a subject of its own, with a warning
-        if there are several. Their `files` are
-        those of the series and the damaged ones next to them, each of which may be a slice of it.
-        What is ignored has no file's name: manifests keep it, and it may name the patient.
+        if there are several. Their `files` are those of the series and the damaged ones next to
+        them, each of which may be a slice of it. What is ignored has no file's name: manifests keep
+        it, and it may name the patient.
     """
     with nameless(root):
         listing = find_series(root)

@@ -154,10 +154,8 @@ class Series:
         """A summary in one line; the description is the scanner's, without the patient's name."""
         shown = f" '{self.description}'" if self.description else ""
         detail = f", {self.detail}" if self.detail else ""
-        count = len(self.slices)
-        return (
-            f"{self.label}{shown} ({self.contrast or self.kind}, {counted(count, 'slice')}{detail})"
-        )
+        count = counted(len(self.slices), "slice")
+        return f"{self.label}{shown} ({self.contrast or self.kind}, {count}{detail})"
 
 
 @dataclass(frozen=True)
