@@ -135,6 +135,13 @@ class TestPairs:
             )
         assert "9 of 15 lesions in the masks are not measured" in result.report.read_text()
 
+    def test_small_lesions_are_left_out_without_a_warning(self, bids, world, tmp_path):
+        mask = spots(world)
+        mask[12, 4, 12] = True
+        path = world.save(mask, tmp_path / "lesions.nii.gz")
+        result = evaluate(world.Knowing(20), bids, lesions=path, settings=QUICK)
+        assert any("not measured: 3 smaller than" in remark for remark in result.remarks)
+
     @pytest.mark.parametrize("shift", [0, 2, 1000])
     def test_a_brain_mask_that_was_found_fails_no_case(self, bids, world, shift):
         mask = world.inside() & (shift > 0)

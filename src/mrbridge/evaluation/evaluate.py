@@ -22,6 +22,7 @@ from mrbridge.errors import (
 from mrbridge.evaluation import output, summary
 from mrbridge.evaluation.cases import Case, Direction, MatchedCases, find_pairs, find_synthetic
 from mrbridge.evaluation.extra_files import Extra, with_files, with_found_files
+from mrbridge.evaluation.lesions import NO_RING
 from mrbridge.evaluation.result import Evaluation, Mode, Scored, finite, some, worst_and_median
 from mrbridge.evaluation.scoring import (
     Job,
@@ -221,7 +222,8 @@ def _evaluate(
         )
     left_out_lesions = summary.lesions_left_out(scored)
     for remark in left_out_lesions:
-        warnings.warn(remark, MrbridgeWarning, stacklevel=3)
+        if NO_RING in remark:  # small ones are left out by definition: the report says so
+            warnings.warn(remark, MrbridgeWarning, stacklevel=3)
     remarks += left_out_lesions
     used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
