@@ -54,6 +54,10 @@ def begin() -> None:
 def finish(code: int) -> None:
     """The work is over: a signal ends the process with the exit code that it has anyway."""
     _state.code = code
+    # A KeyboardInterrupt within `exec` of a string (dataclasses do that) sets a flag even if it is
+    # caught, and `python -m` then ends by SIGINT. Another such `exec` clears it; see
+    # run_eval_code_obj in CPython's pythonrun.c.
+    exec("")
 
 
 def was_asked() -> bool:

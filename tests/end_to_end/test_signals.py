@@ -230,6 +230,18 @@ def test_a_signal_ends_it(name: str, number: signal.Signals) -> None:
     COMMANDS[name].interrupt(number)
 
 
+def test_a_signal_within_exec_of_a_string(tmp_path: Path) -> None:
+    """As while a dataclass is made: Python remembers it, and `python -m` would end by SIGINT."""
+    (tmp_path / "program.py").write_text(
+        "from mrbridge import cli\n"
+        "cli.app = lambda **_: exec('raise KeyboardInterrupt')\n"
+        "cli.main([])\n"
+    )
+    run = [sys.executable, "-m", "program"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "error: interrupted\n")
+
+
 @pytest.mark.usefixtures("_beside")
 def test_a_signal_to_the_whole_group() -> None:
     """As `timeout` and schedulers send it: to the process, then at once to all of its group."""
