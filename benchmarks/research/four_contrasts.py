@@ -62,6 +62,7 @@ GENERATOR = UNetSettings(
 WIDTH = 8  # channels of the scale head
 UNKNOWN = 0.04  # share of examples whose only input is of no known contrast
 HOW_MANY = (0.55, 0.35, 0.1)  # shares of the others with one, two and three inputs
+T2W, FLUID = [CONTRASTS.index("T2w")], 0.6  # the channel; the least level of fluid in it
 HOW_OFTEN = np.array([0.33, 0.4, 0.07, 0.2])  # of T1w, T2w, PDw and FLAIR as the first of them
 
 
@@ -142,6 +143,9 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
             made, features = network.with_features(image)
             log_scale = head(features, image, made)
         weight = wanted
+        # A lesion as bright as fluid in T2w can be told from it by its place only: if errors in it
+        # counted more, wide ventricles would become lesions.
+        lesion = torch.where(answer[:, T2W] < FLUID, lesion, -1.0)
         if training.step > given.lesions_from:
             weight = wanted * (1 + LESION_WEIGHT / 2 * (lesion + 1))
         error = (made - answer).abs()

@@ -114,6 +114,7 @@ class Simulation:
     masks: tuple[Path, ...]
     pathology: float
     contrasts: tuple[str, ...] = ("T1w", "T2w")
+    widening_mm: tuple[float, float] = (-2.0, 9.0)
 
     def path(self, index: int) -> Path:
         """The file of a subject's groups, simulated if it is absent."""
@@ -139,6 +140,7 @@ class Simulation:
             labels=head,
             pathology=self.pathology,
             masks=self.masks,
+            widening_mm=self.widening_mm,
         )
         rng = np.random.default_rng([SUBJECT_SEED, index, 2])
         stacks, _ = subject_stacks(subject, PreprocessSettings(), self.contrasts)
@@ -306,11 +308,15 @@ def main() -> None:
         default=12000,
         help="steps after which the learning rate is zero",
     )
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the subjects")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--masks", type=Path)
     parser.add_argument("--pathology", type=float, default=0.85)
+    parser.add_argument(
+        "--widening", type=float, nargs=2, default=(-2.0, 9.0), help="of the ventricles, mm"
+    )
     parser.add_argument(
         "--painted", type=float, default=0.95, help="share of slices with lesions painted in 2D"
     )
@@ -335,11 +341,11 @@ def main() -> None:
         () if given.masks is None else tuple(sorted(given.masks.glob("*.nii.gz"))),
         given.pathology,
         tuple(given.contrasts),
+        tuple(given.widening),
     )
+    wanted = given.only or range(given.subjects)
     paths = []
-    for _, outcome in map_scans(
-        simulation.path, range(given.subjects), workers=given.workers, label="simulate"
-    ):
+    for _, outcome in map_scans(simulation.path, wanted, workers=given.workers, label="simulate"):
         if isinstance(outcome, MrbridgeError):
             raise outcome
         paths.append(outcome)

@@ -216,6 +216,7 @@ def varied_subject(
     labels: Path | None = None,
     pathology: float = 0.0,
     masks: Sequence[Path] = (),
+    widening_mm: tuple[float, float] = _WIDENING_MM,
 ) -> VariedSubject:
     """Subject `index` (from 0) of an endless sequence, bit-identical each time.
 
@@ -228,12 +229,13 @@ def varied_subject(
         pathology: how many lesions larger than those of white matter there are on average, between
             0 and 1: the share of subjects that have one to three.
         masks: lesion masks in MNI space, which give shapes to strokes.
+        widening_mm: between which limits the walls of the ventricles are moved.
     """
     shape_rng, look_rng, lesion_rng, *streams = np.random.default_rng([seed, index]).spawn(11)
     t1w_rng, t2w_rng, fat_rng, pathology_rng, face_rng, *streams = streams
     pdw_rng, flair_rng, more_sequences_rng = streams
     head = template_head(spacing_mm) if labels is None else labelled_head(labels, spacing_mm)
-    where = deformation(shape_rng, head, head.grid, look_rng.uniform(*_WIDENING_MM))
+    where = deformation(shape_rng, head, head.grid, look_rng.uniform(*widening_mm))
     halo = look_rng.uniform(*_HALO) if look_rng.random() < _HALO_OFTEN else 1.0
     lesions = Lesions.draw(lesion_rng, _LESIONS, head, t1_ratio=_T1_OF_LESIONS, halo=halo)
     drawn = bool(look_rng.random() < _STRIPPED)
