@@ -143,7 +143,7 @@ def train(given: argparse.Namespace, examples: Examples) -> list[torch.nn.Module
             made, features = network.with_features(image)
             log_scale = head(features, image, made)
         weight = wanted
-        # A lesion as bright as fluid in T2w can be told from it by its place only: if errors in it
+        # A lesion as bright as fluid in T2w differs from it by its place only: if errors in it
         # counted more, wide ventricles would become lesions.
         lesion = torch.where(answer[:, T2W] < FLUID, lesion, -1.0)
         if training.step > given.lesions_from:
