@@ -206,10 +206,10 @@ class _Search:
         similar.SetTranslation(shift)
         return climb(self.level, similar, 2.0, fixed_size=True)
 
-    def shaped(self, similar: sitk.Similarity3DTransform) -> tuple[float, Matrix]:
-        """Uphill with a free size, then affine."""
-        similar = climb(self.level, similar, 0.5)[1]
-        value, affine = climb(self.level, as_affine(similar), 0.3)
+    def shaped(self, value: float, similar: sitk.Similarity3DTransform) -> tuple[float, Matrix]:
+        """Uphill from what `placed` returned, with a free size, then affine."""
+        value, similar = climb(self.level, similar, 0.5, known=value)
+        value, affine = climb(self.level, as_affine(similar), 0.3, known=value)
         return value, np.linalg.inv(from_sitk(affine))
 
 
@@ -288,7 +288,7 @@ def find_template(head: Head) -> Fit | None:
     ends = [(*search.placed(start), search) for start, search in chosen.values()]
     ends.sort(key=lambda end: -likely(end[0], 1 / end[1].GetScale()))
     fits = [(value, np.linalg.inv(from_sitk(end))) for value, end, _ in ends]
-    fits += [search.shaped(end) for _, end, search in ends[:2]]
+    fits += [search.shaped(value, end) for value, end, search in ends[:2]]
     value, transform = max(fits, key=lambda fit: likely(fit[0], size_of(fit[1])))
     result = Fit(transform, value, "upright", value)
     search = ranked[0][3]
@@ -299,7 +299,7 @@ def find_template(head: Head) -> Fit | None:
     ]
     best, name, start = max(turned, key=lambda one: one[0])
     if best > 0.9 * ranked[0][0]:
-        other, there = search.shaped(search.placed(start)[1])
+        other, there = search.shaped(*search.placed(start))
         if likely(other, size_of(there)) > 1.15 * value:
             result = Fit(there, other, name, value)
     return result

@@ -239,7 +239,7 @@ def load(entry: Entry) -> LoadedScan:
         notes=tuple(n.partition(" (")[0] if scan.series else n for n in shown.notes),
     )
     indices = list(range(len(standard.slices)))
-    verdict = check_image(volume, scan.contrast)
+    verdict = check_image(shown, scan.contrast)
     return LoadedScan(standard.slices, standard.foreground, indices, properties, verdict)
 
 

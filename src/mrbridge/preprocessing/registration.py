@@ -97,6 +97,7 @@ class Level:
         seed: int = 0,
         scales: Sequence[float] | None = None,
         keep_best: bool = False,
+        known: float | None = None,
     ) -> tuple[float, sitk.Transform]:
         """Follow the gradient from a start: (mutual information in nats, transform).
 
@@ -105,6 +106,7 @@ class Level:
             step: the first one, in the unit of the images.
             scales: weights of the parameters; None: equal.
             keep_best: whether to return the start if the end is no better.
+            known: mutual information of the start, if it was computed before.
 
         Returns:
             (0, start) without any overlap.
@@ -126,7 +128,8 @@ class Level:
             return 0.0, start
         if not keep_best:
             return -float(method.GetMetricValue()), end
-        before, after = self.information(start), self.information(end)
+        before = self.information(start) if known is None else known
+        after = self.information(end)
         return (after, end) if after >= before else (before, start)
 
     def _method(self) -> sitk.ImageRegistrationMethod:

@@ -284,11 +284,11 @@ class _TemplateSearch:
                 starts.append(climb(self.levels[0], start, 2.0, fixed_size=True))
         starts.sort(key=lambda end: -end[0])
         results = []
-        for _, start in starts[:_FOLLOWED]:
-            free = climb(self.levels[1], sitk.Similarity3DTransform(start), 0.5)[1]
+        for value, start in starts[:_FOLLOWED]:
+            value, free = climb(self.levels[1], start, 0.5, known=value)
             affine = as_affine(free)
             for step in (0.3, 0.1):
-                value, affine = climb(self.levels[1], affine, step)
+                value, affine = climb(self.levels[1], affine, step, known=value)
             results.append((value, affine))
         return results
 
@@ -299,9 +299,13 @@ class _TemplateSearch:
 
 
 def climb(
-    level: Level, start: sitk.Transform, step_mm: float, fixed_size: bool = False
+    level: Level,
+    start: sitk.Transform,
+    step_mm: float,
+    fixed_size: bool = False,
+    known: float | None = None,
 ) -> tuple[float, sitk.Transform]:
-    """Uphill from a start: (mutual information in nats, transform).
+    """Uphill from a start: (mutual information in nats, transform); `known` is that of the start.
 
     The start, a similarity or an affine transform, is returned if nothing better is found. With
     `fixed_size` a similarity keeps its size: were that free from the beginning, the skin would be
@@ -313,7 +317,7 @@ def climb(
     if isinstance(start, sitk.Similarity3DTransform):
         size = 1e7 if fixed_size else 3 * _RADIUS_MM**2
         scales = [4 * _RADIUS_MM**2] * 3 + [1.0] * 3 + [size]
-    return level.climb(start, step_mm, scales=scales, keep_best=True)
+    return level.climb(start, step_mm, scales=scales, keep_best=True, known=known)
 
 
 def as_affine(similar: sitk.Similarity3DTransform) -> sitk.AffineTransform:
