@@ -186,12 +186,14 @@ def peak_memory(*arguments: Any) -> tuple[int, str, int]:
     return done.returncode, done.stderr, int(done.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("kind", ["one", "many", "overlapping"])
-def test_zip_bombs(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "verb"), [("one", "inspect"), ("many", "translate"), ("overlapping", "inspect")]
+)
+def test_zip_bombs(kind: str, verb: str, tmp_path: Path) -> None:
     (path, *_) = write_series(tmp_path / "dcm")
     content = path.read_bytes() + bytes(40 << 20)
     bomb = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         if kind == "one":
             archive.writestr("a.dcm", content + bytes(200 << 20))
         elif kind == "many":
@@ -204,14 +206,11 @@ def test_zip_bombs(kind: str, tmp_path: Path) -> None:
                 other = copy.copy(info)
                 other.filename = f"{number}.dcm"
                 archive.filelist.append(other)
-    for verb in (
-        ["inspect", bomb],
-        ["translate", "-i", bomb, "-o", tmp_path / "out", "-m", GOLDEN],
-    ):
-        code, err, peak = peak_memory(*verb)
-        assert code == 2, err
-        assert "promises" in err
-        assert peak < 1 << 30
+    translation = "-i", bomb, "-o", tmp_path / "out", "-m", GOLDEN
+    code, err, peak = peak_memory(verb, *([bomb] if verb == "inspect" else translation))
+    assert code == 2, err
+    assert "promises" in err
+    assert peak < 1 << 30
 
 
 def test_a_zip_of_blank_slices_is_read(tmp_path: Path) -> None:

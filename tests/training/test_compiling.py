@@ -63,7 +63,7 @@ def both(tiny: Callable[..., Any], store: Store, folder: Path, *args: Any, **cha
     ]
 
 
-@pytest.mark.parametrize("preset", ["unet", "bridge"])
+@pytest.mark.parametrize("preset", [pytest.param("unet", marks=pytest.mark.slow), "bridge"])
 def test_compiled_and_plain_trainings_agree(
     preset: str,
     small_store: Store,
