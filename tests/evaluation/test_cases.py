@@ -145,6 +145,16 @@ class TestSyntheses:
         with pytest.raises(InputError, match="no synthetic image"):
             find_synthetic(scan, tmp_path)
 
+    def test_linked_folders_are_followed(self, tmp_path):
+        touch(tmp_path, "disk/T2w.nii.gz", "real/p1/T2w.nii.gz", "fake/p1/T2w.nii.gz")
+        for folder in ("real", "fake"):
+            (tmp_path / folder / "p2").symlink_to(tmp_path / "disk")
+            (tmp_path / folder / "up").symlink_to(tmp_path / folder)
+        (tmp_path / "fake/p2").unlink()
+        touch(tmp_path, "fake/p2/T2w.nii.gz")
+        found = find_synthetic(tmp_path / "real", tmp_path / "fake")
+        assert [case.name for case in found.cases] == ["p1", "p2"]
+
     def test_equal_file_names(self, tmp_path):
         touch(tmp_path, "real/x1.png", "real/x2.png", "fake/x2.png", "fake/x3.png")
         found = find_synthetic(tmp_path / "real", tmp_path / "fake")

@@ -518,6 +518,20 @@ class TestFolders:
         )
         assert {item.contrast for item in back} == {"T1w"}
 
+    def test_linked_folders_are_followed_once(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "subset"
+        (root / "p2").mkdir(parents=True)
+        shutil.copy(scan, root / "p2" / "T1w.nii.gz")
+        (tmp_path / "disk").mkdir()
+        shutil.copy(scan, tmp_path / "disk" / "T1w.nii.gz")
+        (tmp_path / "disk" / "up").symlink_to(root)
+        for link, place in (("p1", tmp_path / "disk"), ("latest", root / "p2")):
+            (root / link).symlink_to(place)
+        done = translate(root, tmp_path / "out", model=tiny_bundle, device="cpu")
+        assert [one.source for one in done] == [root / n / "T1w.nii.gz" for n in ("p1", "p2")]
+
     def test_one_broken_file_does_not_stop_the_others(
         self, tiny_bundle: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:

@@ -267,6 +267,13 @@ class TestWithoutPreamble:
             path.write_bytes(path.read_bytes()[132:])
         assert_same(io.read(tmp_path), volume)
 
+    def test_a_linked_folder(self, tmp_path: Path) -> None:
+        volume = marked()
+        write_series(tmp_path / "archive", volume)
+        (tmp_path / "study").mkdir()
+        (tmp_path / "study" / "series").symlink_to(tmp_path / "archive")
+        assert_same(io.read(tmp_path / "study"), volume)
+
     def test_an_enhanced_image(self, tmp_path: Path) -> None:
         volume = marked()
         save_bare(tmp_path / "one", enhanced(volume))

@@ -24,7 +24,7 @@ from mrbridge.inference.synthesis import Request
 from mrbridge.io import is_readable
 from mrbridge.io.atomic import sha256_of, sidecar_path, write_json
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.formats import is_2d, is_file, unreadable_folders
+from mrbridge.io.formats import all_files, is_2d, is_file, unreadable_folders
 from mrbridge.io.names import folded, guess_subject, natural_key
 from mrbridge.io.ownership import must_be_ours, must_be_writable
 from mrbridge.io.remote import not_fetched, release_when_done
@@ -251,10 +251,9 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
     is_below = folder.resolve() in results.parents  # otherwise `out` may hold the input
     paths = [
         p
-        for p in sorted(folder.rglob("*"), key=natural_key)
+        for p in sorted(all_files(folder), key=natural_key)
         if (is_file(p) or (p.is_symlink() and not p.exists()))
         and not (is_below and p.parent.resolve().is_relative_to(results))
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])
     ]
     ignored = [(p, "is hidden") for p in paths if p.name.startswith(".") and is_readable(p)]
     paths = [p for p in paths if not p.name.startswith(".")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections import defaultdict
@@ -16,11 +15,10 @@ from mrbridge.io import names
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path, own_contrasts, recognised
-from mrbridge.io.formats import FORMATS, is_2d, is_dicom, is_readable
+from mrbridge.io.formats import FORMATS, all_files, is_2d, is_dicom, is_readable
 from mrbridge.io.metadata import participant_splits, read_text, scans_of_table, warn_about
 from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
-from mrbridge.io.temporary import is_temporary
 from mrbridge.reports import counted
 from mrbridge.volume import CONTRASTS
 
@@ -179,7 +177,7 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
     splits = participant_splits(root / "participants.tsv")
     is_listed = _bidsignore(root / ".bidsignore")
     found = FoundScans([], list(_not_raw(root)))
-    for path in _files(root, skipped=NOT_RAW):
+    for path in all_files(root, NOT_RAW):
         if not is_readable(path):
             parts = path.relative_to(root).parts
             if path.suffix.lower() not in _SIDECARS and not set(parts) & set(NOT_RAW):
@@ -276,7 +274,7 @@ def _in_dicom(
 def _in_folder(root: Path, wanted: str | None, *, force: bool = False) -> FoundScans:
     """Scans below `root`; all of the contrast `wanted` if given."""
     found = FoundScans([])
-    for path in _files(root):
+    for path in all_files(root):
         relative = path.relative_to(root)
         if path.name.startswith("."):
             found.ignored.append((path, "is hidden"))
@@ -327,22 +325,3 @@ def _with_people(scans: Sequence[Scan]) -> list[Scan]:
     return [
         replace(scan, subject=people.get(scan.name)) if scan in unknown else scan for scan in scans
     ]
-
-
-def _files(root: Path, skipped: Sequence[str] = ()) -> Iterator[Path]:
-    """All files below `root`, unordered, without hidden folders, stores and unfinished files."""
-    for folder, folders, files in os.walk(root, followlinks=True):
-        top = Path(folder) == root
-        if os.path.islink(folder) and os.path.realpath(folder) in map(
-            os.path.realpath, Path(folder).parents
-        ):
-            folders.clear()  # a cycle
-            continue
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not name.endswith(".zarr")
-            and not (top and name in skipped)
-        ]
-        yield from (Path(folder, name) for name in files if not is_temporary(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -97,13 +97,40 @@ def _are_elements(start: bytes, order: str, explicit: bool) -> bool:
 def walk(root: Path) -> Iterator[Path]:
     """Files below a folder in the order of their names, without hidden and unfinished ones, with
     broken links (files of a DataLad dataset that are not fetched)."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name)
-            is_hidden = name.startswith(".") or is_temporary(path)
-            if not is_hidden and (is_file(path) or path.is_symlink()):
-                yield path
+    for path in all_files(root):
+        if not path.name.startswith(".") and (is_file(path) or path.is_symlink()):
+            yield path
+
+
+def all_files(
+    root: Path, skipped: Collection[str] = (), onerror: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
+    """All files below a folder, without unfinished ones and those in hidden folders and stores.
+
+    Links to folders are followed; a folder that several of them lead to, or a cycle, counts once.
+
+    Args:
+        skipped: names of folders directly below `root` to leave out.
+        onerror: called for a folder that cannot be listed.
+    """
+    seen = set[str]()
+    for folder, folders, names in os.walk(root, onerror=onerror, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        is_top = Path(folder) == root
+        kept = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not name.endswith(".zarr")
+            and not (is_top and name in skipped)
+        ]
+        # Of two ways to a folder, the one without a link.
+        folders[:] = sorted(kept, key=lambda name: (os.path.islink(f"{folder}/{name}"), name))
+        yield from (Path(folder, name) for name in sorted(names) if not is_temporary(name))
 
 
 def is_file(path: Path) -> bool:
@@ -129,12 +156,8 @@ def unreadable_folders(root: Path, skipped: Collection[str] = ()) -> list[tuple[
         if not isinstance(error, NotADirectoryError | FileNotFoundError):
             found.append((path, f"is a folder that cannot be read ({error.strerror})"))
 
-    for folder, folders, _ in os.walk(root, onerror=remember):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not (name in skipped and Path(folder) == root)
-        ]
+    for _ in all_files(root, skipped, remember):
+        pass
     return sorted(found)
 
 
