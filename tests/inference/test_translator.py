@@ -195,8 +195,14 @@ def test_background_stays_exactly_zero_and_all_is_finite(
 
 @pytest.mark.parametrize(
     "scaled",
-    [lambda x: x / x.max() * 2 - 1, lambda x: x + 1000, lambda x: (x - x.mean()) / x.std()],
-    ids=["-1 to 1", "1000 more", "mean 0"],
+    [
+        lambda x: x / x.max() * 2 - 1,
+        lambda x: x + 1000,
+        lambda x: (x - x.mean()) / x.std(),
+        lambda x: x - 0.0047,
+        lambda x: x + 0.7,
+    ],
+    ids=["-1 to 1", "1000 more", "mean 0", "just below zero", "just above zero"],
 )
 def test_a_background_that_is_not_black_changes_nothing(
     tiny_bundle: Bundle, make_scan: Callable[..., Volume], scaled: Callable[..., Any]

@@ -81,7 +81,8 @@ def black_background(volume: Volume, contrast: str | None = None) -> Volume:
     """Shift the intensities so that the background is zero, as in magnitude images.
 
     A background of one value other than zero, or far below zero, is subtracted: scans in [-1, 1],
-    with a constant added, or whole heads scaled to mean 0. If only the brain was scaled to mean 0,
+    with a constant added, stored as integers with an intercept (nibabel) of which none is zero, or
+    whole heads scaled to mean 0. If only the brain was scaled to mean 0,
     its surroundings, which are exactly zero, are as bright as the brain: its darkest voxels and the
     surroundings become zero.
 
@@ -114,7 +115,7 @@ def black_background(volume: Volume, contrast: str | None = None) -> Volume:
         shifted = np.maximum(voxels.astype(np.float32) - np.float32(black), 0)
         shifted[voxels == level] = 0
         return replace(volume, voxels=shifted, notes=(*volume.notes, _MEAN_0))
-    if level < -limit or (is_one_value and _NOTHING * top < level <= dark):
+    if level < -limit or (is_one_value and level and level <= dark):
         return replace(volume, voxels=voxels.astype(np.float32) - np.float32(level))
     return volume
 

@@ -22,7 +22,13 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.io import read, write
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
-from mrbridge.preprocessing.foreground import Head, Mask, foreground_mask, has_surroundings
+from mrbridge.preprocessing.foreground import (
+    Head,
+    Mask,
+    black_background,
+    foreground_mask,
+    has_surroundings,
+)
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.resample import grid_difference, resample
 from mrbridge.preprocessing.settings import BrainKind, PreprocessSettings
@@ -246,7 +252,7 @@ def skull_stripped(scan: Volume) -> bool | None:
     volume of a brain and the extent of a brain along each axis show that it was: a head of that
     extent is larger, and a part of a head with that volume is flatter.
     """
-    slices, grid = to_slices(scan, None)
+    slices, grid = to_slices(black_background(scan, scan.contrast), None)
     shown = foreground_mask(slices)
     spacing = grid.spacing or (0.0, 0.0, 0.0)
     litres = np.count_nonzero(shown) * math.prod(spacing) / 1e6
