@@ -298,6 +298,21 @@ PROMISES: list[tuple[str, list[str]]] = [
         ["dataset/test_prepare.py::test_heads_of_other_size_in_2d_images_are_reported"],
     ),
     (
+        "A skull-stripped scan stored as integers of which none is exactly zero is treated as one",
+        [
+            "inference/test_translator.py::test_a_background_that_is_not_black_changes_nothing",
+            "inference/test_dataset.py::test_what_proves_that_the_skull_was_removed",
+        ],
+    ),
+    (
+        "Scans in folders that are links are found by every verb, and not used twice",
+        [
+            "inference/test_translate.py::TestFolders::test_linked_folders_are_followed_once",
+            "evaluation/test_cases.py::TestSyntheses::test_linked_folders_are_followed",
+            "io/test_dicom_read.py::TestWithoutPreamble::test_a_linked_folder",
+        ],
+    ),
+    (
         "A pipe is not replaced by an output",
         [f"{_SURVIVAL}::test_a_pipe_in_the_place_of_the_output"],
     ),
