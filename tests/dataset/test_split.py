@@ -114,6 +114,35 @@ def test_the_seed_chooses() -> None:
     assert len(chosen) > 4
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 999), min_size=4, max_size=60, unique=True),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_a_new_subject_moves_at_most_one_of_each_held_out_split(
+    numbers: list[int], seed: int, paired: bool
+) -> None:
+    wishes = [
+        Request(record(f"p{n}" if paired else f"p{n}{contrast}", contrast))
+        for n in numbers
+        for contrast in ("T1w", "T2w")
+    ]
+    chosen = PrepareSettings(seed=seed)
+    before, after = split_scans(wishes[2:], chosen), split_scans(wishes, chosen)
+    for contrast in ("T1w", "T2w"):
+        val, test = (
+            (simulate(wishes[2:], before, split, contrast), simulate(wishes, after, split, contrast))
+            for split in ("val", "test")
+        )
+        for had, has in (val, test):
+            assert len(had - has) <= 1
+            assert len(has) - len(had) in (0, 1)
+        if len(numbers) > 4:  # fewer subjects have no test split
+            assert not val[0] & test[1]
+            assert not test[0] & val[1]
+
+
 def test_too_few_subjects_give_up_a_block_of_the_same_anatomy() -> None:
     """T1w of one subject, T2w of another, on one grid, of which different slices were kept."""
     first, second = record("a", "T1w", slices=40, first=10), record("b", "T2w", slices=44, first=8)

@@ -304,6 +304,18 @@ class TestRefusals:
             assert set(state["keeper"]["data"]["trained_on"]) == both
             assert trained <= set(load_bundle(folder).manifest.trained_on) <= both
 
+    def test_more_epochs_raise_the_learning_rate(
+        self, small_store: Store, run: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The decay is that of the longer training, and the user is told."""
+        message = "the learning rate rises again"
+        first = train(small_store, run, resume=True, epochs=1, device="cpu")
+        assert message not in caplog.text
+        longer = train(small_store, run, resume=True, epochs=4, device="cpu")
+        rates = [row["learning_rate"] for row in (first.rows[-1], longer.rows[1])]
+        assert rates[0] < rates[1]
+        assert f"{message}, from {rates[0]:.3g} to {rates[1]:.3g}" in caplog.text
+
     def test_epochs_of_a_run_by_the_clock(self, small_store: Store, tmp_path: Path) -> None:
         settings = shrunken("unet", minutes=0.001)
         run = train(small_store, tmp_path / "run", settings, device="cpu")

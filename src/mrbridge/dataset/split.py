@@ -4,6 +4,9 @@ Neighbouring slices of one scan are nearly equal, so a split by slice leaks. Wit
 to hold one out, each scan gives up one contiguous block for validation. The slices next to it (the
 gap) are in no split.
 
+Which subjects are held out depends on a hash of the seed and the subject: one that is added later
+moves at most one other into or out of validation, and one into or out of the test.
+
 More images never leave fewer for training. The number of held-out subjects rises by at most one
 with each further subject, the smallest sets of 2D images are held out first, and of a series of
 slices at most one more leaves the training split with each further slice.
@@ -11,6 +14,7 @@ slices at most one more leaves the training split with each further slice.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -86,9 +90,8 @@ def _split_free(
     Args:
         wanted: subjects for training, which are held out only if there are no others.
     """
-    generator = np.random.default_rng(settings.seed)
     known = [record for record in records if record.subject is not None]
-    held = _hold_out(known, settings, generator, wanted, with_test=with_test)
+    held = _hold_out(known, settings, wanted, with_test=with_test)
     result: dict[str, Segments] = {}
     blocked = [record for record in records if record.subject is None]
     if held is None:
@@ -98,7 +101,7 @@ def _split_free(
             split = held.get(str(record.subject), "train")
             result[record.id] = {split: [(0, record.shape[0])]}
     # One place for all scans, so that scans on one grid give up the same anatomy.
-    place = float(generator.uniform(0.25, 0.75))
+    place = float(np.random.default_rng(settings.seed).uniform(0.25, 0.75))
     result |= _split_volumes([r for r in blocked if not r.is_2d], settings, place)
     return result | _split_2d([r for r in blocked if r.is_2d], settings, place)
 
@@ -106,7 +109,6 @@ def _split_free(
 def _hold_out(
     records: list[ScanRecord],
     settings: PrepareSettings,
-    generator: np.random.Generator,
     wanted: Collection[str],
     *,
     with_test: bool,
@@ -115,19 +117,19 @@ def _hold_out(
     contrasts: dict[str, set[str]] = defaultdict(set)
     for record in records:
         contrasts[str(record.subject)].add(record.contrast)
-    subjects = sorted(contrasts, key=natural_key)
-    generator.shuffle(subjects)
     # Those with both contrasts first: they can be scored as pairs. Then the smallest sets of 2D
-    # images. Volumes have about equally many slices, and their order stays random.
+    # images. Volumes have about equally many slices, and their order is random.
     sizes = Counter(str(record.subject) for record in records if record.is_2d)
-    subjects.sort(key=lambda one: (one in wanted, -len(contrasts[one]), sizes[one]))
-    wanted = {settings.source, settings.target}
-    training = {c: sum(c in contrasts[s] for s in subjects) for c in wanted}
+    ranks = {one: _rank(one, settings.seed) for one in contrasts}
+    order = {one: (one in wanted, -len(contrasts[one]), sizes[one]) for one in contrasts}
+    both = {settings.source, settings.target}
+    training = {c: sum(c in kinds for kinds in contrasts.values()) for c in both}
     counts = {c: _held_counts(n, settings, with_test=with_test) for c, n in training.items()}
     held: dict[str, str] = {}
-    for split, share in (("val", settings.validation_share), ("test", settings.test_share)):
-        left = {c: counts[c][split] for c in wanted}
-        for subject in subjects:
+    # From opposite ends, so that no subject moves from one to the other.
+    for split, sign in (("val", 1), ("test", -1)):
+        left = {c: counts[c][split] for c in both}
+        for *_, subject in sorted((*order[one], sign * ranks[one], one) for one in contrasts):
             kinds = contrasts[subject]
             useful = all(left[c] > 0 for c in kinds)
             spares = all(training[c] > 1 for c in kinds)
@@ -136,9 +138,16 @@ def _hold_out(
                 for c in kinds:
                     left[c] -= 1
                     training[c] -= 1
-        if split == "val" and share > 0 and not wanted <= {c for s in held for c in contrasts[s]}:
+        has_all = both <= {c for one in held for c in contrasts[one]}
+        if split == "val" and settings.validation_share > 0 and not has_all:
             return None
     return held
+
+
+def _rank(subject: str, seed: int) -> int:
+    """A random number that depends on nothing else."""
+    digest = hashlib.sha256(f"{seed} {subject}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8])
 
 
 def _held_counts(subjects: int, settings: PrepareSettings, *, with_test: bool) -> dict[str, int]:

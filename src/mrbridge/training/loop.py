@@ -206,6 +206,12 @@ class RunRecorder:
                 self.stopping.start_from(criterion(scores, bool(self.model.initial)))
                 self._save_bundle(0, scores)
                 self._save_best()
+        elif (rate := self.model.rate_at(self.progress())) > self.model.learning_rate:
+            log.warning(
+                "the learning rate rises again, from %.3g to %.3g: it falls to zero at the end of "
+                "the longer training",
+                *(self.model.learning_rate, rate),
+            )
         self._tick = self._epoch_began = time.monotonic()
 
     def _find_reference(self, synthetic: ValidationImages) -> Reference | None:

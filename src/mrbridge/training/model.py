@@ -102,6 +102,10 @@ class TranslationModel(nn.Module):
         """The generators' learning rate in the last step."""
         return float(self.optimizers[0].param_groups[0]["lr"])
 
+    def rate_at(self, progress: float) -> float:
+        """The generators' learning rate when a share of the training is done, in [0, 1]."""
+        return self.settings.learning_rate * rate_share(progress, self.settings.decay_from)
+
     def initialise_from(self, bundle: Bundle, target: str) -> None:
         """Start from the bundle's generators; `target` is the contrast that `to_target` makes."""
         makes_target = bundle.generator_that_makes(target)
@@ -167,7 +171,7 @@ class TranslationModel(nn.Module):
         """
         weights = self.weights.at(progress)
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step + (self.ranks.rank << 40))
-        rate = self.settings.learning_rate * rate_share(progress, self.settings.decay_from)
+        rate = self.rate_at(progress)
         for optimizer, factor in zip(
             self.optimizers, (1.0, self.settings.critic_rate), strict=False
         ):

@@ -128,7 +128,8 @@ class TrainSettings(Settings):
         0.5,
         ge=0,
         le=1,
-        description="Share of the training after which the learning rate falls linearly to zero.",
+        description="Share of the training after which the learning rate falls linearly to zero; "
+        "it rises again if a resumed run gets more epochs or minutes.",
     )
     batch_size: Count = Field(1, description="Slices of each contrast in a step.")
     steps_per_epoch: Annotated[int | None, Option(default="one pass over the larger contrast")] = (
