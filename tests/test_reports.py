@@ -46,6 +46,8 @@ def test_numbers() -> None:
     assert mean_and_std({"mean": 23.14, "std": 0.36}, 1) == "23.1 ± 0.4"
     assert mean_and_std({"mean": 23.14, "std": None}, 1) == "23.1"
     assert (counted(1, "case"), counted(2, "case")) == ("1 case", "2 cases")
+    assert [counted(n, "file is", "files are") for n in (1, 0)] == ["1 file is", "0 files are"]
+    assert [counted(n, "minute") for n in (1.0, 2.5)] == ["1 minute", "2.5 minutes"]
 
 
 @pytest.mark.parametrize("key", FINDINGS)

@@ -126,7 +126,7 @@ def prepare(options: options_of.Prepare, settings: PrepareSettings) -> None:
     result["subjects"] = store.counts()
     words = splits_in_words(store.split_counts())
     words += f"; {_slices_per_subject(result['subjects'])}"
-    words += f"; {result['ignored']} file{'' if result['ignored'] == 1 else 's'} ignored"
+    words += f"; {counted(result['ignored'], 'file')} ignored"
     reasons = result["ignored_because"].most_common(_MOST_REASONS)
     because = "".join(f"\n{count} ignored: {reason}" for reason, count in reasons)
     answer(result, f"{store.path}: {words}{because}", failure)

@@ -132,7 +132,10 @@ def test_a_new_subject_moves_at_most_one_of_each_held_out_split(
     before, after = split_scans(wishes[2:], chosen), split_scans(wishes, chosen)
     for contrast in ("T1w", "T2w"):
         val, test = (
-            (simulate(wishes[2:], before, split, contrast), simulate(wishes, after, split, contrast))
+            (
+                simulate(wishes[2:], before, split, contrast),
+                simulate(wishes, after, split, contrast),
+            )
             for split in ("val", "test")
         )
         for had, has in (val, test):

@@ -254,7 +254,7 @@ class TestFaults:
     def test_no_scored_case_is_an_error(self, world, tmp_path):
         world.save_subject(tmp_path / "data", "01", 1)
         world.save(np.ones((4, 4, 4)), tmp_path / "data/sub-01/anat/sub-01_T2w.nii.gz")
-        with pytest.raises(InputError, match="none of the 1 cases"):
+        with pytest.raises(InputError, match="of 1 case, none could be scored"):
             evaluate(world.Knowing(), tmp_path / "data", out=tmp_path / "out")
         assert not (tmp_path / "out" / "report.html").exists()
 

@@ -417,7 +417,9 @@ def test_number_one_of_two_sites_is_two_people(tmp_path: Path) -> None:
     assert {scan.subject for scan in found.scans} == {"001"}
     sites = [f"{site}/001/{contrast}.nii.gz" for site in "AB" for contrast in ("T1", "T2")]
     make(tmp_path / "two", *sites, "A/002/T1.nii.gz", "sub-001_T1w.nii.gz")
-    with pytest.warns(MrbridgeWarning, match=r"1 names .* several people: A/001, B/001"):
+    with pytest.warns(
+        MrbridgeWarning, match=r"1 name of a subject is in .* several people: A/001, B/001"
+    ):
         found = find_scans(tmp_path / "two")
     subjects = [(scan.subject, scan.contrast) for scan in found.scans]
     assert sorted(subjects) == [

@@ -187,7 +187,7 @@ def test_one_value_or_palette_entry_may_be_transparent(tmp_path: Path) -> None:
     path = tmp_path / "in.png"
     for pixels in (GREY, DEEP):
         Image.fromarray(pixels).save(path, transparency=int(pixels[4, 4]))
-        with pytest.warns(MrbridgeWarning, match="1 pixels are transparent"):
+        with pytest.warns(MrbridgeWarning, match="1 pixel is transparent"):
             voxels = io.read(path).voxels[:, :, 0]
         np.testing.assert_array_equal(voxels, np.where(pixels == pixels[4, 4], 0, pixels))
     palette = Image.fromarray(255 - GREY).convert("P")

@@ -124,6 +124,14 @@ def test_a_few_outliers_are_not_padding_and_do_not_hide_it() -> None:
     assert (found >= padding).all()
 
 
+def test_one_voxel_is_named_in_the_singular() -> None:
+    voxels = np.random.default_rng(0).normal(100, 10, (6, 6, 6)).astype(np.float32)
+    voxels[2, 2, 2] = np.nan
+    assert without_padding(voxels)[1] == ["1 voxel was NaN or infinite and was replaced"]
+    voxels[3, 3, 3] = np.inf
+    assert without_padding(voxels)[1] == ["2 voxels were NaN or infinite and were replaced"]
+
+
 def test_padding_that_is_known_is_filled() -> None:
     """As DICOM tells it by PixelPaddingValue."""
     image = head().astype(np.uint16)

@@ -307,7 +307,7 @@ class TestRefusals:
     def test_more_epochs_raise_the_learning_rate(
         self, small_store: Store, run: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The decay is that of the longer training, and the user is told."""
+        """The decay is that of the longer training, and a warning says so."""
         message = "the learning rate rises again"
         first = train(small_store, run, resume=True, epochs=1, device="cpu")
         assert message not in caplog.text

@@ -34,6 +34,7 @@ from mrbridge.io.atomic import read_json, write_json
 from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import make_room
 from mrbridge.quiet import at_level
+from mrbridge.reports import counted
 from mrbridge.settings import read_yaml
 from mrbridge.training.checkpoint import identity
 from mrbridge.training.folder import FILES as RUN_FILES, remove_state
@@ -102,8 +103,8 @@ def benchmark(
         wanted = [(name, seed) for seed in range(seeds) for name in chosen]
         left = [one for one in wanted if not state.is_done(*one)]
         log.info(
-            "%d of %d trainings of %g minutes to do, one after another",
-            *(len(left), len(wanted), minutes),
+            "%d of %d trainings of %s to do, one after another",
+            *(len(left), len(wanted), counted(minutes, "minute")),
         )
         interrupted = False
         try:

@@ -151,10 +151,10 @@ class Benchmark:
     def extent(self) -> str:
         cases = self.values["baselines"]["table"]
         split = {"test": "test", "val": "validation"}[self.values["split"]]
-        noun = f"{split} {'pair of scans' if self.values['paired'] else 'scan'}"
-        count = counted(len(cases), noun).replace("pair of scanss", "pairs of scans")
+        one, several = ("pair", "pairs of scans") if self.values["paired"] else ("scan", "scans")
+        count = counted(len(cases), f"{split} {one}", f"{split} {several}")
         trained = counted(len(self.values["runs"]) - len(self.failures), "training")
-        return f"{trained} of {self.values['plan']['minutes']:g} minutes, {count}"
+        return f"{trained} of {counted(self.values['plan']['minutes'], 'minute')}, {count}"
 
     def columns(self) -> list[str]:
         """The measures that there are."""

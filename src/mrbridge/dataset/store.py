@@ -26,7 +26,7 @@ from mrbridge.io.names import series_name
 from mrbridge.io.remote import fetch, localise
 from mrbridge.io.temporary import is_temporary
 from mrbridge.preprocessing.intensity import IntensityNormalisation
-from mrbridge.reports import html_table
+from mrbridge.reports import counted, html_table
 from mrbridge.settings import Settings
 
 Range = tuple[int, int]
@@ -285,7 +285,7 @@ class Store:
 def splits_in_words(counts: dict[str, dict[str, int]]) -> str:
     """`Store.split_counts` as a phrase."""
     parts = [
-        f"{contrast} {of_one['train']} slices to train, {of_one['val']} to validate, "
+        f"{contrast} {counted(of_one['train'], 'slice')} to train, {of_one['val']} to validate, "
         f"{of_one['test']} to test" + (f", {of_one['none']} in no split" if of_one["none"] else "")
         for contrast, of_one in counts.items()
     ]

@@ -42,6 +42,7 @@ from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import log_left_out
 from mrbridge.models import unnamed
 from mrbridge.parallel import Workers, map_scans, reachable
+from mrbridge.reports import counted
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
@@ -217,7 +218,7 @@ def _evaluate(
     if not scored:
         name, reason = failures[0]
         raise InputError(
-            f"none of the {len(cases)} cases could be scored; {name}: {reason}",
+            f"of {counted(len(cases), 'case')}, none could be scored; {name}: {reason}",
             remedy="Correct the scans, or choose others.",
         )
     left_out_lesions = summary.lesions_left_out(scored)

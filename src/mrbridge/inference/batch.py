@@ -32,6 +32,7 @@ from mrbridge.io.scans import FoundScans, Scan, log_left_out, prefer_raw, why_le
 from mrbridge.io.temporary import sweep
 from mrbridge.manifest import in_words
 from mrbridge.parallel import Workers, map_scans
+from mrbridge.reports import counted
 from mrbridge.volume import Verdict
 
 log = logging.getLogger(__name__)
@@ -274,7 +275,7 @@ def _find(request: Request, folder: Path, out: Path) -> FoundScans:
     chosen = chosen or [p for p in usable if known[p].contrast is None]
     if not chosen:
         raise InputError(
-            f"holds no {in_words(taken)} scan among {len(images)} images"
+            f"holds no {in_words(taken)} scan among {counted(len(images), 'image')}"
             + why_left_out([*((p, _why_not(known[p])) for p in images), *ignored]),
             path=folder,
             remedy="Name a folder of scans, and the target contrast with --to.",

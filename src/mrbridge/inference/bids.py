@@ -43,6 +43,7 @@ from mrbridge.manifest import in_words
 from mrbridge.parallel import Workers
 from mrbridge.preprocessing.skull_strip import skull_stripped
 from mrbridge.progress import track
+from mrbridge.reports import counted
 from mrbridge.volume import Verdict
 
 log = logging.getLogger(__name__)
@@ -158,8 +159,9 @@ def _find(request: Request, root: Path, out: Path) -> Found:
         )
     chosen = selection.apply(found, root)
     if not chosen.scans:
+        rest = counted(len(found.scans), "does", "do")
         raise InputError(
-            f"has no {in_words(taken)} scan that fits the selection ({len(found.scans)} do not)",
+            f"has no {in_words(taken)} scan that fits the selection ({rest} not)",
             path=root,
             remedy="Check the participants, the sessions and the filter file.",
         )

@@ -25,6 +25,7 @@ from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_2d
 from mrbridge.io.ownership import is_ours, must_be_ours
 from mrbridge.manifest import COVERAGE
+from mrbridge.reports import counted
 from mrbridge.volume import CONTRASTS, Verdict
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class Translations(list[Translation]):
     """The results of a call, one for each scan; a table in a notebook."""
 
     def __repr__(self) -> str:
-        return "\n".join([f"{len(self)} scan{'s' * (len(self) != 1)}", *map(repr, self)])
+        return "\n".join([counted(len(self), "scan"), *map(repr, self)])
 
     def _repr_html_(self) -> str:
         from mrbridge.reports import html_table

@@ -308,8 +308,8 @@ def told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
     if not several:
         return list(scans)
     example = ", ".join("/".join(folders) for folders in sorted(places[several[0]])[:2])
-    what = f"{len(several)} names of subjects are in several folders, and are treated as several"
-    warn_about(root, f"{what} people: {example}")
+    what = counted(len(several), "name of a subject is", "names of subjects are")
+    warn_about(root, f"{what} in several folders, and treated as several people: {example}")
     return [
         replace(scan, subject="_".join(dict.fromkeys([*own[scan.path], str(scan.subject)])))
         if scan.subject in several and scan.path in own

@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.quiet import without_warnings
+from mrbridge.reports import counted
 from mrbridge.volume import Volume
 
 MAX_PIXELS = 2**22  # translating takes about 250 bytes for each
@@ -226,8 +227,8 @@ def _grey(
     if _white_is_zero(image):
         grey = (2 ** _bits(image) - 1) - grey
     if alpha is not None and (alpha < top).any():
-        count = int(np.count_nonzero(alpha < top))
-        notes.append(f"{count} pixels are transparent; it is read as on a black background")
+        hidden = counted(int(np.count_nonzero(alpha < top)), "pixel is", "pixels are")
+        notes.append(f"{hidden} transparent; it is read as on a black background")
         grey = np.rint(grey * (alpha / top)).astype(values.dtype)
     keeps = image.mode in _PLAIN_MODES and values.dtype == np.uint8
     return image.mode if keeps else "L", grey

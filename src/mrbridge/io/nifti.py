@@ -31,6 +31,7 @@ from mrbridge.errors import InputError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.io.nifti_header import find_affine, header_for, mark, other_by_intent
 from mrbridge.io.padding import without_padding
+from mrbridge.reports import counted
 from mrbridge.threads import usable_cores
 from mrbridge.volume import MAX_VOXELS, Volume, check_size
 
@@ -312,7 +313,7 @@ def _read_span(stream: IO[bytes], start: int, length: int) -> bytearray:
     while len(data) < length:
         block = stream.read(min(_CHUNK, length - len(data)))
         if not block:
-            raise _damaged(f"ends {length - len(data)} bytes too early")
+            raise _damaged(f"ends {counted(length - len(data), 'byte')} too early")
         data += block
     return data
 

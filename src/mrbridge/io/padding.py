@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.reports import counted
+
 _SAMPLE = 1 << 18  # voxels in which a value that many share is looked for
 _MANY = 0.0005  # the smallest share of padding: it would shift the percentiles of intensity
 _MOST = 0.02  # a larger share of negative integers need not touch the border of the image
@@ -84,7 +86,8 @@ def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     good = np.isfinite(voxels) if voxels.dtype.kind == "f" else np.True_
     bad = 0 if good is np.True_ else int(good.size - np.count_nonzero(good))
     if bad:
-        notes.append(f"{bad} voxels were NaN or infinite and were replaced")
+        was, were = ("voxel was", "was") if bad == 1 else ("voxels were", "were")
+        notes.append(f"{bad} {was} NaN or infinite and {were} replaced")
         infinite = np.isinf(voxels)
         few = np.count_nonzero(infinite) < max(_MANY * voxels.size, 2**3)
         low, high = (float(voxels[good].min()), float(voxels[good].max())) if few else (0.0, 0.0)
@@ -94,8 +97,9 @@ def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
         return voxels, notes
     values, counts = np.unique(voxels[padding], return_counts=True)
     voxels, background = filled(voxels, padding)
+    count = counted(int(counts.sum()), "voxel")
     notes.append(
-        f"{counts.sum()} voxels, mostly of the value {values[counts.argmax()]:g}, are far outside "
+        f"{count}, mostly of the value {values[counts.argmax()]:g}, are far outside "
         f"the range of the image: they are padding and became background ({background:g})"
     )
     return voxels, notes

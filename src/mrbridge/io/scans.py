@@ -290,7 +290,5 @@ def log_left_out(ignored: Sequence[tuple[Path, str]], root: Path | None = None) 
 def why_left_out(ignored: Sequence[tuple[Path | str, str]]) -> str:
     """The most common reasons, in brackets, for an error message; empty if nothing was left out."""
     counts = Counter(reason for _, reason in ignored).most_common(3)
-    reasons = "; ".join(
-        f"{count} file{'s' if count > 1 else ''}: {reason}" for reason, count in counts
-    )
+    reasons = "; ".join(f"{counted(count, 'file')}: {reason}" for reason, count in counts)
     return f" (left out: {reasons})" if reasons else ""

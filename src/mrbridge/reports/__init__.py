@@ -35,9 +35,10 @@ def render(template: str, **values: Any) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 case`, `2 cases`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: float, noun: str, several: str | None = None) -> str:
+    """`1 case`, `2 cases`; `several` is the plural, if it does more than add an s."""
+    number = f"{count:g}" if isinstance(count, float) else count
+    return f"{number} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def html_table(rows: Iterable[Iterable[Any]], head: Sequence[str] = ()) -> str:

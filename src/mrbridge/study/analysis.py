@@ -106,7 +106,7 @@ class Analysis:
 
     def __repr__(self) -> str:
         raters, scans = counted(len(self.raters), "rater"), counted(self.scans, "scan")
-        lines = [f"{raters}, {scans} of {self.people} people"]
+        lines = [f"{raters}, {scans} of {counted(self.people, 'person', 'people')}"]
         for name, of_one in self.raters.items():
             lines.append(f"{name}: {of_one['judged']} judged, right {in_words(of_one['all'])}")
         lines.append(f"all raters: right {in_words(self.pooled['all'])}")

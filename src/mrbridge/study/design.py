@@ -30,6 +30,7 @@ from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.registration import register
 from mrbridge.preprocessing.resample import empty_grid, grid_difference, resample, stored_like
 from mrbridge.progress import track
+from mrbridge.reports import counted
 from mrbridge.study.settings import StudySettings
 from mrbridge.viewer import as_image
 from mrbridge.volume import Volume
@@ -172,8 +173,9 @@ def setup(
                     name: {"scan": item, **asdict(spot)} for name, spot in asked.items()
                 }
         if not items:
+            people = counted(len(cases), "person", "people")
             raise InputError(
-                f"none of the {len(cases)} people can be used; {failures[0][0]}: {failures[0][1]}",
+                f"of {people}, none can be used; {failures[0][0]}: {failures[0][1]}",
                 remedy="Correct the scans, or choose others.",
             )
         made = {"created_by": f"mrbridge {__version__}", "seed": settings.seed}

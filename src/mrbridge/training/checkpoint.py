@@ -26,6 +26,7 @@ from mrbridge.dataset.store import Store
 from mrbridge.errors import BundleError, InputError, MrbridgeWarning, SettingsError
 from mrbridge.io.atomic import atomic_path
 from mrbridge.manifest import BundleManifest
+from mrbridge.reports import counted
 from mrbridge.settings import read_yaml
 from mrbridge.training.model import TranslationModel, is_of_critic
 from mrbridge.training.settings import LossWeights, TrainSettings
@@ -218,7 +219,7 @@ def resumed_settings(
         settings = changes
     elif changes.get("epochs") and kept.minutes and "minutes" not in changes:
         raise SettingsError(
-            f"this run trains for {kept.minutes:g} minutes, so epochs has no effect",
+            f"this run trains for {counted(kept.minutes, 'minute')}, so epochs has no effect",
             path=run,
             remedy="Raise minutes, or add --set minutes=null to train by epochs.",
         )
@@ -251,8 +252,9 @@ def check_resumable(
     """
     before = state.get("processes", 1)
     if before != processes:
+        many = counted(before, "process", "processes together")
         raise SettingsError(
-            f"this run was trained by {before} processes together, not by {processes}",
+            f"this run was trained by {many}, not by {processes}",
             path=run,
             remedy=f"Continue with {before} processes (--devices or torchrun)."
             if before > 1

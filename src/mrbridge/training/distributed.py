@@ -26,6 +26,7 @@ from mrbridge import console
 from mrbridge.errors import Interrupted, MrbridgeError, SettingsError, as_error
 from mrbridge.hardware import keep_memory
 from mrbridge.parallel.processes import safe_path
+from mrbridge.reports import counted
 from mrbridge.threads import is_count_given, sharing_the_machine
 
 _RENDEZVOUS = "MRBRIDGE_RENDEZVOUS"
@@ -135,7 +136,7 @@ def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         if local >= available:
             raise SettingsError(
                 f"process {local + 1} of this machine has no CUDA device; there are {available}",
-                remedy=f"Start {available} processes, or use --device cpu.",
+                remedy=f"Start {counted(available, 'process', 'processes')}, or use --device cpu.",
             )
         device, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)

@@ -23,11 +23,13 @@ from mrbridge.dataset.store import Store
 from mrbridge.errors import SettingsError
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.manifest import in_words
+from mrbridge.reports import counted
 from mrbridge.training.settings import PRESETS, LossWeights, TrainSettings
 from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)
 
+_PAIRS = ("pair of slices", "pairs of slices")
 _GAMMA = 1.2  # largest exponent of a back-translated input's intensities; 1 / 1.2 is the smallest
 _NOISE = 0.03  # largest standard deviation of the noise on it, in the range of 2
 _KNOTS = 65
@@ -92,14 +94,13 @@ def choose_pairs(
                 remedy="Prepare scans of both contrasts with subjects, or --set "
                 "supervision=unpaired.",
             )
-        log.info("learning from %d pairs of slices", len(pairs))
+        log.info("learning from %s", counted(len(pairs), *_PAIRS))
     if settings.find_pairs and settings.supervision != "paired":
         found = sorted(set(found_pairs(banks)) - set(pairs))
         if found:
             log.info(
-                "found %d pairs of slices that show the same anatomy; --set find_pairs=false "
-                "trains without them",
-                len(found),
+                "found %s with the same anatomy; --set find_pairs=false trains without them",
+                counted(len(found), *_PAIRS),
             )
         pairs = pairs + found
     for i, j in pairs:

@@ -15,6 +15,7 @@ from mrbridge.dataset.sampling import HeldOut
 from mrbridge.errors import BundleError
 from mrbridge.manifest import COVERAGE, Uncertainty
 from mrbridge.networks.unet import ScaleHead, UNet
+from mrbridge.reports import counted
 from mrbridge.training.model import TranslationModel
 
 Stack = NDArray[np.float32]
@@ -136,7 +137,7 @@ def calibrate(
         if not inside.numel():
             return None
         factor[contrast] = float(np.clip(np.quantile(inside.numpy(), COVERAGE), 0.01, 1000))
-    pairs = f"{len(slices.source)} held-out pairs of slices"
+    pairs = counted(len(slices.source), "held-out pair of slices", "held-out pairs of slices")
     return Uncertainty(width=width, factor=factor, calibrated_on=pairs)
 
 

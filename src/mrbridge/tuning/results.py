@@ -14,7 +14,7 @@ from mrbridge import __version__
 from mrbridge.dataset.store import Store
 from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import FIGURE_MARK
-from mrbridge.reports import csv_table
+from mrbridge.reports import counted, csv_table
 from mrbridge.settings import merged, nested
 from mrbridge.tuning.trial import Job
 
@@ -51,9 +51,10 @@ def write_results(
     settings = {"preset": "bridge"} | merged(job.changes, nested(best.params))
     start = job.more["start"]
     given = "" if start == "auto" else f" --from {start}"
+    minutes = counted(job.more["minutes"], "minute")
     head = (
         f"# mrbridge {__version__} tune on {store.path.name}: trial {best.number}, "
-        f"{job.score} {best.user_attrs['score']:.5g} after {job.more['minutes']:g} minutes.\n"
+        f"{job.score} {best.user_attrs['score']:.5g} after {minutes}.\n"
         f"# mrbridge train STORE -o RUN --config {BEST}{given}\n"
     )
     write_text(job.out / BEST, head + yaml.safe_dump(settings, sort_keys=False))

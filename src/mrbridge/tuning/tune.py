@@ -27,6 +27,7 @@ from mrbridge.errors import (
 )
 from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import make_room
+from mrbridge.reports import counted
 from mrbridge.training.checkpoint import identity
 from mrbridge.training.folder import FILES as RUN_FILES
 from mrbridge.training.settings import resolve
@@ -82,7 +83,7 @@ class Search:
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
         value, median = (f"{one:.4g}" for one in (self.value, self.median))
-        lines = [f"{self.path}: {sum(self.counts.values())} trials ({counts})"]
+        lines = [f"{self.path}: {counted(sum(self.counts.values()), 'trial')} ({counts})"]
         lines += [f"best: trial {self.best}, {self.score} {value} (median {median})"]
         for key, setting in self.params.items():
             share = f"   importance {self.importances[key]:.2f}" if self.importances else ""
@@ -153,7 +154,7 @@ def tune(
         _requeue(study)
         count = trials - len(_finished(study))
         if count <= 0:
-            log.info("the search has %d trials already", len(_finished(study)))
+            log.info("the search has %s already", counted(len(_finished(study)), "trial"))
         interrupted = False
         try:
             for number in _run(job, len(_finished(study)), count, workers):

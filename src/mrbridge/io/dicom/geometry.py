@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.header import Slice, plane_of
+from mrbridge.reports import counted
 
 Array = NDArray[np.float64]
 
@@ -139,9 +140,9 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
         many = f"{len(run)} from {at}" if len(run) > 1 else f"the one at {at}"
         named.append(f"{many} mm, between {slices[before].shown} and {slices[after].shown}")
     more = f" and {len(runs) - _ALL_NAMED} more gaps" if len(runs) > _ALL_NAMED else ""
-    count = len(geometry.missing)
-    verb = "is" if count == 1 else "are"
-    return f"{count} of {len(geometry.order)} slices {verb} missing ({'; '.join(named)}{more})"
+    of = f"of {len(geometry.order)} slices"
+    count = counted(len(geometry.missing), f"{of} is", f"{of} are")
+    return f"{count} missing ({'; '.join(named)}{more})"
 
 
 def _places(slices: Sequence[Slice]) -> tuple[Array, Array]:
@@ -254,8 +255,8 @@ def _refuse_duplicates(slices: Sequence[Slice], along: Array, order: NDArray[np.
         f"at {along[order[n]]:.2f} mm"
         for n in twice[:_ALL_NAMED]
     )
-    noun = "slice is" if twice.size == 1 else "slices are"
-    raise InputError(f"{twice.size} {noun} duplicated ({named})", remedy="Remove one of each pair.")
+    count = counted(twice.size, "slice is", "slices are")
+    raise InputError(f"{count} duplicated ({named})", remedy="Remove one of each pair.")
 
 
 def _steps(sorted_mm: Array, slices: Sequence[Slice]) -> NDArray[np.int64]:

@@ -31,6 +31,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.files import DicomFile, PixelData, damaged, text_of
+from mrbridge.reports import counted
 
 MR = MRImageStorage
 _ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
@@ -250,7 +251,9 @@ def _described_frames(one: Slice, groups: Dataset, count: int) -> list[Slice]:
     shared = (groups.get(_SHARED) or [Dataset()])[0]
     per_frame = groups.get(_PER_FRAME) or []
     if count != len(per_frame) or not count:
-        raise damaged(one.file, f"promises {count} frames and describes {len(per_frame)}")
+        raise damaged(
+            one.file, f"promises {counted(count, 'frame')} and describes {len(per_frame)}"
+        )
     commas = [
         _replace_commas(item)
         for group in (shared, *per_frame)

@@ -15,6 +15,7 @@ from mrbridge.io.dicom.files import calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice
 from mrbridge.io.dicom.series import Series
+from mrbridge.reports import counted
 from mrbridge.volume import MAX_VOXELS, Volume
 
 _DARK_PERCENT = 5  # of the voxels: if these include 0, it is background
@@ -111,8 +112,9 @@ def _stack(slices: Sequence[Slice]) -> tuple[NDArray[Any], list[str]]:
         raise damaged(first.file, "has intensities that are not finite")
     notes = []
     if cut:
+        images = counted(cut, "image has", "images have")
         bits = f"the {first.number('BitsStored'):g} of BitsStored"
-        notes.append(f"{cut} images have pixels with bits beyond {bits}, which are not read")
+        notes.append(f"{images} pixels with bits beyond {bits}, which are not read")
     image = np.ones(shape, bool) if padding is None else ~padding
     image[:, :, list(geometry.missing)] = False
     if first.text("PhotometricInterpretation").upper() == "MONOCHROME1":

@@ -14,6 +14,7 @@ from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.dicom.files import calm, nameless
 from mrbridge.io.dicom.series import UNREADABLE, Listing, Series, find_series
 from mrbridge.io.scans import FoundScans, Scan, why_left_out
+from mrbridge.reports import counted
 
 # What programs that remove names write as PatientID, in small letters and digits only.
 _PLACEHOLDER = re.compile(
@@ -225,7 +226,7 @@ def _warn_of_patients(used: Sequence[Series]) -> None:
     several = sum(len(dates) > 1 for patient, dates in born.items() if patient)
     if several:
         warnings.warn(
-            f"{several} PatientID{'s' if several > 1 else ''} with several birth dates: the "
+            f"{counted(several, 'PatientID')} with several birth dates: the "
             "studies of each count as those of one person. Give each person a PatientID",
             MrbridgeWarning,
             stacklevel=3,

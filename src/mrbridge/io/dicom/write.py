@@ -37,6 +37,7 @@ from mrbridge.io.dicom.series import Series, find_series
 from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
 from mrbridge.json_text import parse_json
+from mrbridge.reports import counted
 from mrbridge.volume import Volume, corner_distance
 
 REPORT = "report.json"
@@ -293,12 +294,10 @@ def _words(series: Series, origin: Origin, *, filled: bool) -> str:
     ]
     if origin.input_check != "usual":
         lines.append(f"Input check of the source: {origin.input_check} for this model.")
-    count = len(series.stack.missing)
-    if count:
-        lines.append(
-            f"{count} of {len(series.stack.order)} slices were missing in the source and were "
-            "filled by interpolation."
-        )
+    if series.gaps:
+        of = f"of {len(series.stack.order)} slices"
+        count = counted(series.gaps, f"{of} was", f"{of} were")
+        lines.append(f"{count} missing in the source and filled by interpolation.")
     if filled:
         lines.append("THIS SLICE is one of them: nothing was acquired here.")
     if len(series.echoes) > 1:
