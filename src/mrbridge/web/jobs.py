@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from mrbridge.errors import MrbridgeError, as_error
 from mrbridge.io.temporary import sweep, temporary_name
+from mrbridge.reports import counted
 from mrbridge.web.guard import Refused
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.worker import Task, Worker
@@ -84,6 +85,7 @@ class Jobs:
     Attributes:
         models: what the worker says about the models.
         worker: the process.
+        closing: whether the server ends.
 
     Raises:
         MrbridgeError: a model cannot be loaded.
@@ -102,8 +104,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._queue: list[Job] = []
         self._changed = threading.Condition()
-        self._cancelled: set[str] = set()
-        self._closing = False
+        self.closing = False
         self._current: Job | None = None
         self._reserved = 0
         self._correction = 1.0
@@ -125,17 +126,12 @@ class Jobs:
     def close(self) -> None:
         """End the worker, and remove all files."""
         with self._changed:
-            self._closing = True
+            self.closing = True
             self._changed.notify_all()
         self.worker.kill()
         for one in getattr(self, "_threads", ()):
             one.join(5)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the server ends."""
-        return self._closing
 
     @property
     def is_idle(self) -> bool:
@@ -174,14 +170,17 @@ class Jobs:
             with self._changed:
                 self._reserved -= size
 
-    def _check_room(self) -> None:
+    def _check_queue(self) -> None:
         waiting = sum(job.state == "queued" for job in self._jobs.values())
         if waiting >= self.settings.waiting:
-            raise Refused(429, f"{waiting} scans are waiting", "Try again when one is done.")
+            many = counted(waiting, "scan is", "scans are")
+            raise Refused(429, f"{many} waiting", "Try again when one is done.")
+
+    def _check_room(self) -> None:
+        self._check_queue()
         if len(self._jobs) >= self.settings.jobs:
-            raise Refused(
-                429, f"The server keeps {self.settings.jobs} scans", "Remove one of them first."
-            )
+            many = counted(self.settings.jobs, "scan")
+            raise Refused(429, f"The server keeps {many}", "Remove one of them first.")
 
     def new_folder(self) -> tuple[str, Path]:
         """A random name for a job, and its folder."""
@@ -222,8 +221,7 @@ class Jobs:
                 raise Refused(409, "The scan is being processed", "Wait, or cancel it.")
             if not job.facts:
                 raise Refused(409, "The scan could not be read", "Upload it again.")
-            if sum(one.state == "queued" for one in self._jobs.values()) >= self.settings.waiting:
-                raise Refused(429, "Too many scans are waiting", "Try again when one is done.")
+            self._check_queue()
             before = job.task
             job.task = replace(before, kind="translate", **changes)
             job.start, job.result, job.error, job.progress = True, {}, None, 0.0
@@ -253,9 +251,7 @@ class Jobs:
             if job.state in ("queued", "running"):
                 if job in self._queue:
                     self._queue.remove(job)
-                else:
-                    self._cancelled.add(job.id)
-                job.state = "cancelled"
+                job.state = "cancelled"  # which `_do` sees
                 self._touch(job)
                 self._changed.notify_all()
 
@@ -270,38 +266,35 @@ class Jobs:
     def as_json(self, job: Job) -> dict[str, Any]:
         """The state of a job, for JSON; never one that is only half changed."""
         with self._changed:
-            return self._state_of(job)
-
-    def _state_of(self, job: Job) -> dict[str, Any]:
-        facts, result = job.facts, job.result
-        seconds = None
-        if "work" in facts:
-            seconds = [
-                round(self._seconds(job, number) * self._correction, 2)
-                for number in range(len(self.models))
-            ]
-        return {
-            "id": job.id,
-            "name": _name(job.task.scan),
-            "also": [_name(scan) for scan in job.task.also],
-            "state": job.state,
-            "version": job.version,
-            "progress": round(job.progress, 3),
-            "waiting_for": self._queue.index(job) if job in self._queue else 0,
-            "scan": facts.get("scan"),
-            "verdict": facts.get("verdict"),
-            "target": result.get("target") or job.task.to or facts.get("target"),
-            "maps": facts.get("maps"),
-            "model": job.task.model,
-            "estimated_seconds": seconds and seconds[job.task.model],
-            "estimates": seconds,
-            "seconds": result.get("seconds") and round(result["seconds"], 2),
-            "notes": _not_in(result.get("notes", facts.get("notes", [])), facts.get("verdict")),
-            "comparison": result.get("comparison") or None,
-            "views": job.views,
-            "files": result.get("files", []),
-            "error": job.error,
-        }
+            facts, result = job.facts, job.result
+            seconds = None
+            if "work" in facts:
+                seconds = [
+                    round(self._seconds(job, number) * self._correction, 2)
+                    for number in range(len(self.models))
+                ]
+            return {
+                "id": job.id,
+                "name": _name(job.task.scan),
+                "also": [_name(scan) for scan in job.task.also],
+                "state": job.state,
+                "version": job.version,
+                "progress": round(job.progress, 3),
+                "waiting_for": self._queue.index(job) if job in self._queue else 0,
+                "scan": facts.get("scan"),
+                "verdict": facts.get("verdict"),
+                "target": result.get("target") or job.task.to or facts.get("target"),
+                "maps": facts.get("maps"),
+                "model": job.task.model,
+                "estimated_seconds": seconds and seconds[job.task.model],
+                "estimates": seconds,
+                "seconds": result.get("seconds") and round(result["seconds"], 2),
+                "notes": _not_in(result.get("notes", facts.get("notes", [])), facts.get("verdict")),
+                "comparison": result.get("comparison") or None,
+                "views": job.views,
+                "files": result.get("files", []),
+                "error": job.error,
+            }
 
     # -- the worker
 
@@ -309,9 +302,9 @@ class Jobs:
         while True:
             with self._changed:
                 self._current = None
-                while not self._queue and not self._closing:
+                while not self._queue and not self.closing:
                     self._changed.wait()
-                if self._closing:
+                if self.closing:
                     return
                 # Looking takes a second: it need not wait for translations.
                 looks = (job for job in self._queue if job.task.kind == "look")
@@ -323,7 +316,10 @@ class Jobs:
             try:
                 self._do(job)
             except (EOFError, OSError):
-                self._worker_ended(job)
+                if not self.closing:
+                    what = "the worker process was stopped, perhaps for lack of memory"
+                    self._fail(job, MrbridgeError(what, remedy="Start the translation again."))
+                    self._replace_worker()
             except Exception as error:  # a worker cannot be started again, for example
                 self._fail(job, as_error(error))
             if job.id not in self._jobs:  # removed while the worker wrote
@@ -338,8 +334,7 @@ class Jobs:
         """
         self.worker.send(job.task)
         while True:
-            if job.id in self._cancelled or self._closing:
-                self._cancelled.discard(job.id)
+            if job.state != "running" or self.closing:
                 self._replace_worker()
                 return
             answer = self.worker.answer(_POLL_SECONDS)
@@ -361,8 +356,7 @@ class Jobs:
         size = _size_of(job.folder)
         with self._changed:
             job.size = size
-            if job.id in self._cancelled:
-                self._cancelled.discard(job.id)
+            if job.state != "running":
                 return
             if job.task.kind == "look":
                 job.facts = result
@@ -395,30 +389,16 @@ class Jobs:
 
     def _fail(self, job: Job, error: MrbridgeError) -> None:
         with self._changed:
-            if job.id in self._cancelled:
-                self._cancelled.discard(job.id)
+            if job.state != "running":
                 return
             job.state = "failed"
             job.error = {"what": error.what, "remedy": error.remedy, "text": str(error)}
             log.info("scan %s: failed", job.id)
             self._touch(job)
 
-    def _worker_ended(self, job: Job) -> None:
-        """Report a job whose worker was killed, and start another one."""
-        if self._closing:
-            return
-        self._fail(
-            job,
-            MrbridgeError(
-                "the worker process was stopped, perhaps for lack of memory",
-                remedy="Start the translation again.",
-            ),
-        )
-        self._replace_worker()
-
     def _replace_worker(self) -> None:
         self.worker.kill()
-        if not self._closing:
+        if not self.closing:
             with suppress(MrbridgeError):  # reported with the next job
                 self.worker.start()
 
@@ -434,7 +414,7 @@ class Jobs:
                 self.remove(job)
 
     def _tidy(self) -> None:
-        while not self._closing:
+        while not self.closing:
             self.remove_old()
             with self._changed:
                 self._changed.wait(_TIDY_SECONDS)

@@ -188,7 +188,7 @@ def _stream(jobs: Jobs, messages: Iterator[dict[str, Any] | None]) -> StreamingR
     async def events() -> AsyncIterator[str]:
         still = 0
         for message in messages:
-            if jobs.is_closing:
+            if jobs.closing:
                 return
             if message is not None:
                 still = 0
