@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mrbridge.errors import InputError
 from mrbridge.io.contrast import Identity, something_else
 from mrbridge.io.dicom.contrast import of_series, part_of
-from mrbridge.io.dicom.decode import read_planes
+from mrbridge.io.dicom.copies import grouped, without_copies
 from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
 from mrbridge.io.dicom.geometry import (
     Geometry,
@@ -31,16 +30,6 @@ from mrbridge.volume import check_size
 UNREADABLE = ("no image", "screen save", "mosaic")  # kinds that `--force` does not read
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 _OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
-_ALL_NAMED = 5  # images named in one message
-# Tags that must be equal in two files of one image, besides their pixels.
-_PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
-_MATTER = (
-    *_PLACE,
-    *("StudyInstanceUID", "ImageType", "SeriesDescription", "PhotometricInterpretation"),
-    *("PixelSpacing", "Rows", "Columns"),
-    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +190,10 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
         groups[found[0].text("SeriesInstanceUID")] += found
     series = []
     for slices in groups.values():
-        kept, copies, refusal = _without_copies(slices)
+        kept, copies, refusal = without_copies(slices)
         listing.ignored.extend((copy, "is a copy of another file") for copy in copies)
-        copied = "file is a copy of another" if len(copies) == 1 else "files are copies of others"
-        notes = [f"{len(copies)} {copied}; only one of each is read"] if copies else []
+        copied = counted(len(copies), "file is a copy of another", "files are copies of others")
+        notes = [f"{copied}; only one of each is read"] if copies else []
         series += _split(kept, refusal, notes)
     taken: dict[str, set[int | None]] = defaultdict(set)
     for one in series:
@@ -231,71 +220,6 @@ def _suspect(listing: Listing, alike: set[Path]) -> None:
 
 def _unnumbered(file: Path) -> Path:
     return file.with_name(re.sub(r"\d+", "#", file.name))
-
-
-def _without_copies(slices: list[Slice]) -> tuple[list[Slice], list[Path], InputError | None]:
-    """One of each image of a series, and the files that are copies of them.
-
-    Exports hold files twice, in one folder or in a folder that was copied, sometimes stored in
-    another way.
-
-    Returns:
-        The slices that are kept; the copies; and why the series is refused, if two images with one
-        SOPInstanceUID differ.
-    """
-    # Some exports give all images of a series one UID: these have different positions.
-    alike: dict[str, list[list[Slice]]] = defaultdict(list)
-    for parts in _grouped(slices, lambda part: part.file):
-        alike[repr((parts[0].uid, _tags(parts[0], _PLACE)))].append(parts)
-    kept: list[Slice] = []
-    differing: list[Slice] = []
-    copies: list[Path] = []
-    for first, *others in alike.values():
-        kept += first
-        for other in others:
-            if _same_image(first, other):
-                copies.append(other[0].file.shown)
-            else:
-                kept += other
-                differing.append(other[0])
-    if not differing:
-        return kept, copies, None
-    names = ", ".join(part.shown for part in differing[:_ALL_NAMED])
-    noun = "image is" if len(differing) == 1 else "images are"
-    refusal = InputError(
-        f"{len(differing)} {noun} present in two versions: one SOPInstanceUID, different "
-        f"pixels or headers ({names})",
-        path=differing[0].file.shown,
-        remedy="Keep the right file of each, and remove the others.",
-    )
-    return kept, copies, refusal
-
-
-def _same_image(one: list[Slice], other: list[Slice]) -> bool:
-    """Whether two files hold the same image, by the tags that mrbridge uses and the pixels."""
-    try:
-        if one[0].file.size == other[0].file.size and one[0].file.read() == other[0].file.read():
-            return True
-        if one[0].patient != other[0].patient:
-            return False
-        if [_tags(part, _MATTER) for part in one] != [_tags(part, _MATTER) for part in other]:
-            return False
-        shape = int(one[0].number("Rows") or 0), int(one[0].number("Columns") or 0)
-        planes = zip(read_planes(one, shape), read_planes(other, shape), strict=True)
-        return all(np.array_equal(mine[1], yours[1]) for mine, yours in planes)
-    except InputError:
-        return False
-
-
-def _grouped(slices: list[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
-    groups: dict[Hashable, list[Slice]] = defaultdict(list)
-    for part in slices:
-        groups[key(part)].append(part)
-    return list(groups.values())
-
-
-def _tags(part: Slice, keywords: tuple[str, ...]) -> list[Any]:
-    return [part.numbers(keyword) or part.text(keyword) for keyword in keywords]
 
 
 def _split(slices: list[Slice], refusal: InputError | None, notes: list[str]) -> list[Series]:
@@ -332,8 +256,8 @@ def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
 
     Stacks of three orientations are left together: they are a localizer.
     """
-    stacks = _grouped(slices, lambda part: part.text("StackID"))
-    acquisitions = _grouped(slices, lambda part: part.text("AcquisitionNumber"))
+    stacks = grouped(slices, lambda part: part.text("StackID"))
+    acquisitions = grouped(slices, lambda part: part.text("AcquisitionNumber"))
     if len(stacks) < 2 or min(map(len, stacks)) < 2 or len(planes_of(slices)) > 2:
         return acquisitions if _overlap(slices, acquisitions) else [slices]
     try:
