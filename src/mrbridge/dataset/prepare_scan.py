@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from mrbridge.dataset.store import (
     read_if_current,
     write_scan,
 )
-from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, as_error
+from mrbridge.errors import InputError, MrbridgeError, as_error
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
+from mrbridge.io.metadata import warn_about
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, black_background, crop_to_head
@@ -168,9 +169,7 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
         raise InputError(other, path=scan.path, remedy="Leave it out, or use --force.")
     if volume.is_2d and volume.voxels.min() == volume.voxels.max():
         return None
-    volume, before = black_background(volume, scan.contrast), volume
-    for note in volume.notes[len(before.notes) :]:
-        warnings.warn(f"{scan.path}: {note}", MrbridgeWarning, stacklevel=2)
+    volume = black_background(volume, scan.contrast, partial(warn_about, scan.path))
     reference = _Reference()
     if job.reference is not None and job.registers:
         reference = _register(volume, job.reference, settings)

@@ -9,10 +9,9 @@ synthetic scan. The reference is the same with the source itself.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
 from mrbridge.io.atomic import about
+from mrbridge.io.metadata import warn_about
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.remote import not_fetched
 from mrbridge.preprocessing.foreground import Head, black_background
@@ -164,11 +164,10 @@ class CaseScans:
         self.synthetic = None if made is None else stored_like(made, first)
         _must_be_of_one_contrast(list(real.values()), made, self._path)
         self.source = None if case.source is None else black_background(read(case.source))
-        self._scans = {c: black_background(volume) for c, volume in self.volumes.items()}
-        for contrast, volume in self._scans.items():
-            for note in volume.notes[len(self.volumes[contrast].notes) :]:
-                text = f"{case.images[contrast]}: {note}"
-                warnings.warn(text, MrbridgeWarning, stacklevel=2)
+        self._scans = {
+            contrast: black_background(volume, tell=partial(warn_about, case.images[contrast]))
+            for contrast, volume in self.volumes.items()
+        }
         if self.synthetic is not None:
             self._scans[SYNTHETIC] = self.synthetic = black_background(self.synthetic)
         self.grid, *others = self._scans.values()

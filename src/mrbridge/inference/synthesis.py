@@ -24,6 +24,7 @@ from mrbridge.io.contrast import recognised
 from mrbridge.preprocessing.foreground import black_background
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.skull_strip import read_brain_mask
+from mrbridge.reports import counted
 from mrbridge.volume import Verdict, Volume
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,12 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     """
     translator, settings = request.translator, request.settings
     standard = request.bundle.manifest.standard
-    to, notes = request.target_for(scan.contrast), scan.notes
+    to, notes = request.target_for(scan.contrast), list(scan.notes)
+
+    def tell(note: str) -> None:
+        notes.append(note)
+        log.warning("%s: %s", _name(path), note)
+
     if scan.is_2d:
         _check_2d(request, scan, path)
     source, grid = scan, None
@@ -193,14 +199,9 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         known, is_head = request.bundle.contrasts, standard.foreground == "head"
         verdict, found = check(scan, to, known, is_head=is_head, force=settings.force)
         if source.contrast is None:
-            notes += (request.assumption(to),)
-            if path is not None and not source.other:
-                log.warning("%s: %s", _name(path), notes[-1])
+            (notes.append if path is None or source.other else tell)(request.assumption(to))
         known_as = request.bundle.direction((scan.contrast,), to).given[0]
-        scan, before = black_background(scan, known_as), scan
-        for note in scan.notes[len(before.notes) :]:
-            notes += (note,)
-            log.warning("%s: %s", _name(path), note)
+        scan = black_background(scan, known_as, tell)
         preprocessed = translator.preprocess(scan, to, brain_mask(request.bundle, path), found)
         volume = translator.translate(
             scan,
@@ -222,15 +223,17 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
         range_out = translator.range_of(to, request.match)
         volume, rounding = to_integers(volume, settings.dtype, range_out)
         log.info(
-            "%s: rounded to %s after multiplication by %g, %d voxels clipped",
+            "%s: rounded to %s after multiplication by %g, %s clipped",
             _name(path),
-            *(rounding.dtype, rounding.factor, rounding.clipped),
+            *(rounding.dtype, rounding.factor, counted(rounding.clipped, "voxel")),
         )
         if uncertainty is not None:
             voxels = uncertainty.voxels * np.float32(rounding.factor)
             uncertainty = replace(uncertainty, voxels=voxels)
     planes = translator.planes_of(scan, preprocessed)
-    return Synthesis(source, volume, to, planes, rounding, verdict, uncertainty, placed, notes)
+    return Synthesis(
+        source, volume, to, planes, rounding, verdict, uncertainty, placed, tuple(notes)
+    )
 
 
 def report_verdict(synthesis: Synthesis, path: Path | None) -> None:

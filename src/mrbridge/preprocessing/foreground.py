@@ -7,6 +7,7 @@ every scan is cropped to the head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -77,7 +78,9 @@ class Head:
         return from_slices((~outside).astype(np.float32), self.grid) > 0.5
 
 
-def black_background(volume: Volume, contrast: str | None = None) -> Volume:
+def black_background(
+    volume: Volume, contrast: str | None = None, tell: Callable[[str], object] | None = None
+) -> Volume:
     """Shift the intensities so that the background is zero, as in magnitude images.
 
     A background of one value other than zero, or far below zero, is subtracted: scans in [-1, 1],
@@ -90,10 +93,10 @@ def black_background(volume: Volume, contrast: str | None = None) -> Volume:
         volume: finite voxels of any type, (i, j, k).
         contrast: if it is known; others than T1w, T2w, PDw and FLAIR, such as CT, may be negative
             and remain as they are.
+        tell: called with the note that the scan gets if only the brain was scaled to mean 0.
 
     Returns:
-        The scan itself if its background is zero already, else a copy in float32; with a note if
-        only the brain was scaled to mean 0.
+        The scan itself if its background is zero already, else a copy in float32.
     """
     if contrast not in (None, *CONTRASTS):
         return volume
@@ -114,6 +117,8 @@ def black_background(volume: Volume, contrast: str | None = None) -> Volume:
     if is_one_value and dark < level - limit:
         shifted = np.maximum(voxels.astype(np.float32) - np.float32(black), 0)
         shifted[voxels == level] = 0
+        if tell is not None:
+            tell(_MEAN_0)
         return replace(volume, voxels=shifted, notes=(*volume.notes, _MEAN_0))
     if level < -limit or (is_one_value and level and level <= dark):
         return replace(volume, voxels=voxels.astype(np.float32) - np.float32(level))
