@@ -119,6 +119,17 @@ class TestObjects:
             values = made.voxels if isinstance(made, Volume) else np.asarray(made.dataobj)
             assert np.isfinite(values).all()
 
+    def test_a_brain_of_mean_0_is_reported_once(
+        self, tiny_bundle: Bundle, scan: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        volume = io.read(scan)
+        voxels = volume.voxels.astype(np.float32)
+        inside = voxels > 0
+        zscores = np.where(inside, (voxels - voxels[inside].mean()) / voxels[inside].std(), 0)
+        translate(replace(volume, voxels=zscores), model=tiny_bundle, device="cpu")
+        words = "the scan: the intensities of its brain are around 0"
+        assert [one.message[: len(words)] for one in caplog.records].count(words) == 1
+
     def test_masked_voxels_count_as_nan(self, tiny_bundle: Bundle, scan: Path) -> None:
         volume = io.read(scan)
         voxels = volume.voxels.astype(np.float32)

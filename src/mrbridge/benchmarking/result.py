@@ -151,8 +151,8 @@ class Benchmark:
     def extent(self) -> str:
         cases = self.values["baselines"]["table"]
         split = {"test": "test", "val": "validation"}[self.values["split"]]
-        one, several = ("pair", "pairs of scans") if self.values["paired"] else ("scan", "scans")
-        count = counted(len(cases), f"{split} {one}", f"{split} {several}")
+        nouns = ("pair of scans", "pairs of scans") if self.values["paired"] else ("scan", "scans")
+        count = counted(len(cases), *(f"{split} {noun}" for noun in nouns))
         trained = counted(len(self.values["runs"]) - len(self.failures), "training")
         return f"{trained} of {counted(self.values['plan']['minutes'], 'minute')}, {count}"
 
