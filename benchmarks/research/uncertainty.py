@@ -117,9 +117,11 @@ def parts(
     also = {contrast: subject.seen[contrast] for contrast in rest}
     direction = translator.bundle.direction(given, to)
     preprocessed = translator.preprocess(source, to)
-    stacks = translator.computed(source, also, preprocessed, direction, with_error=True)
+    stacks = translator.stacks(source, also, preprocessed, first)
+    planes = translator.planes_of(source, preprocessed)
+    found = translator.computed(stacks, preprocessed, direction, planes, with_error=True)
     made, scale, spread = (
-        preprocessed.undo(one, beyond) for one, beyond in zip(stacks, (-1.0, 0.0, 0.0), strict=True)
+        preprocessed.undo(one, beyond) for one, beyond in zip(found, (-1.0, 0.0, 0.0), strict=True)
     )
     known = translator.bundle.manifest.uncertainty
     scale = scale + np.float32(known.least if known else 0)

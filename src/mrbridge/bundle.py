@@ -143,6 +143,18 @@ class Bundle:
             raise SettingsError("two of the scans have the same contrast", remedy="Name one.")
         return Direction(tuple(given), to, "to_any", more.generator, more.contrasts)
 
+    def averaged(self, direction: Direction) -> list[Direction]:
+        """The directions whose results are averaged to make this one.
+
+        From several scans these are two if the pair's own generator takes one of them: it is
+        larger, and their mean is better than either on most real scans (decision 36).
+        """
+        given, to = direction.given, direction.to
+        other = self.source if to == self.target else self.target
+        if len(given) == 1 or to not in (self.source, self.target) or other not in given:
+            return [direction]
+        return [direction, self.direction((other,), to)]
+
     def target_for(self, contrast: str | None) -> str:
         """The contrast to synthesise from a scan of this contrast, or of an unknown one (None)."""
         return self.source if contrast == self.target else self.target

@@ -13,6 +13,7 @@ from mrbridge.bundle import Bundle, load_bundle, save_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.inference.input_check import check
 from mrbridge.inference.translator import Translator
+from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import CONTRASTS, Volume
 
 
@@ -89,6 +90,26 @@ def test_another_scan_counts_and_their_order_does_not(
     assert np.abs(one.voxels - single)[seen].mean() > 5 * same
     assert one.uncertainty is not None
     assert one.uncertainty.max() > 0
+
+
+def test_the_generator_of_the_pair_counts_as_much(
+    bundle: Bundle, scans: dict[str, Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one of several scans is of the pair: the mean, and the mean of the half widths."""
+    straight = IntensityNormalisation(low=0, high=1000)  # no knee: means stay means
+    typical = bundle.manifest.typical | {"T2w": straight}
+    manifest = bundle.manifest.model_copy(update={"typical": typical})
+    translator = Translator(Bundle(manifest, bundle.weights), "cpu")
+    t1w, also = scans["T1w"], {"FLAIR": scans["FLAIR"]}
+    mean = translator.translate(t1w, "T2w", also=also, uncertainty=True)
+    pair = translator.translate(t1w, "T2w", uncertainty=True)
+    monkeypatch.setattr(Bundle, "averaged", lambda self, direction: [direction])
+    several = translator.translate(t1w, "T2w", also=also, uncertainty=True)
+    inside = mean.voxels > 1  # black is cut off after the mean
+    for kind in ("voxels", "uncertainty"):
+        made, first, second = (getattr(one, kind)[inside] for one in (mean, pair, several))
+        assert not np.allclose(first, second, rtol=0.01)
+        np.testing.assert_allclose(made, (first + second) / 2, atol=1, rtol=0)
 
 
 def test_scans_on_another_grid_are_refused(bundle: Bundle, scans: dict[str, Volume]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -129,20 +129,20 @@ class Translator:
             )
         volume = black_background(volume, direction.given[0])
         preprocessed = preprocessed or self.preprocess(volume, to, mask)
-        synthetic, *parts = self.computed(volume, also, preprocessed, direction, uncertainty)
+        stacks = self.stacks(volume, also, preprocessed, direction.given[0])
+        planes = self.planes_of(volume, preprocessed)
+        results = [
+            self.result(stacks, preprocessed, one, planes, uncertainty)
+            for one in self.bundle.averaged(direction)
+        ]
+        synthetic, *half_width = (_mean(parts) for parts in zip(*results, strict=True))
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
-        if not parts:
+        if not half_width:
             return made
-        known = self.bundle.manifest.uncertainty
-        assert known is not None
-        is_one_plane = len(self.planes_of(volume, preprocessed)) == 1
-        factor = np.float32(self._factors(direction)[is_one_plane])
-        scale, spread = parts
-        half_width = factor * (np.float32(known.least) + scale + np.float32(known.spread) * spread)
         # The intensity range is piecewise linear (a knee), so the two ends of the interval are
         # restored, not its width.
-        ends = [range_out.restore(synthetic + sign * half_width) for sign in (-1, 1)]
+        ends = [range_out.restore(synthetic + sign * half_width[0]) for sign in (-1, 1)]
         half = ((ends[1] - ends[0]) / 2).astype(np.float32)
         width = np.maximum(preprocessed.undo(half, 0.0), 0).astype(np.float32)
         width[blank] = 0
@@ -172,38 +172,66 @@ class Translator:
         """The planes in which a scan is sliced."""
         return planes_for(preprocessed.crop(volume), self.planes)
 
-    def computed(
+    def stacks(
         self,
         volume: Volume,
         also: Mapping[str, Volume],
         preprocessed: Preprocessed,
-        direction: Direction,
-        with_error: bool,
-    ) -> tuple[Stack, ...]:
-        """What `SliceTranslator.in_planes` makes of a scan and others of the same head, all cut
-        like the first.
+        contrast: str | None,
+    ) -> dict[str | None, Stack]:
+        """The slices of a scan of `contrast`, and of others of the same head, all cut like the
+        first, by contrast.
 
         Raises:
             InputError: one of the others is on another grid, constant or empty.
         """
-        stacks = [preprocessed.slices]
-        for contrast, scan in also.items():
+        stacks = {contrast: preprocessed.slices}
+        for name, scan in also.items():
             if grid_difference(scan, volume) is not None:
                 raise InputError(
-                    f"the {contrast} scan is on another grid",
+                    f"the {name} scan is on another grid",
                     remedy="Resample it to that of the first scan.",
                 )
             manifest, crop = self.bundle.manifest, preprocessed.crop
-            levels = manifest.typical[contrast].levels
-            scan = black_background(scan, contrast)
-            stacks.append(preprocess(scan, manifest.standard, None, levels, crop=crop).slices)
+            levels = manifest.typical[name].levels
+            scan = black_background(scan, name)
+            stacks[name] = preprocess(scan, manifest.standard, None, levels, crop=crop).slices
+        return stacks
+
+    def computed(
+        self,
+        stacks: Mapping[str | None, Stack],
+        preprocessed: Preprocessed,
+        direction: Direction,
+        planes: tuple[str, ...],
+        with_error: bool,
+    ) -> tuple[Stack, ...]:
+        """What `SliceTranslator.in_planes` makes of `stacks`, by one generator."""
         slices = self.slice_translator(direction, with_scale=with_error)
-        planes = self.planes_of(volume, preprocessed)
-        return slices.in_planes(stacks, preprocessed, planes, spread=with_error)
+        given = [stacks[contrast] for contrast in direction.given]
+        return slices.in_planes(given, preprocessed, planes, spread=with_error)
+
+    def result(
+        self,
+        stacks: Mapping[str | None, Stack],
+        preprocessed: Preprocessed,
+        direction: Direction,
+        planes: tuple[str, ...],
+        with_error: bool,
+    ) -> tuple[Stack, ...]:
+        """The image by one generator, and with `with_error` half the width of its 90 % interval."""
+        image, *parts = self.computed(stacks, preprocessed, direction, planes, with_error)
+        if not parts:
+            return (image,)
+        known = self.bundle.manifest.uncertainty
+        assert known is not None
+        factor = np.float32(self._factors(direction)[len(planes) == 1])
+        scale, spread = parts
+        return image, factor * (np.float32(known.least) + scale + np.float32(known.spread) * spread)
 
     def knows_uncertainty(self, direction: Direction) -> bool:
         """Whether the bundle makes uncertainty maps of this direction."""
-        return bool(self._factors(direction))
+        return all(self._factors(one) for one in self.bundle.averaged(direction))
 
     def translate_slices(
         self,
@@ -317,6 +345,14 @@ class Translator:
             # A 2D image has no typical range, so it keeps its own; 8 bits are used in full.
             return WINDOW if is_eight_bit(volume) else preprocessed.normalisation
         return self.range_of(to, match)
+
+
+def _mean(stacks: Sequence[Stack]) -> Stack:
+    """The mean of stacks of one shape; the first one itself if it is the only one."""
+    if len(stacks) == 1:
+        return stacks[0]
+    mean: Stack = np.mean(stacks, axis=0, dtype=np.float32)
+    return mean
 
 
 def restored(
