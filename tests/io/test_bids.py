@@ -440,6 +440,24 @@ def test_a_quotation_mark_in_a_participants_table_is_a_character(tmp_path: Path)
     assert [scan.split for scan in find_scans(tmp_path).scans] == ["test", "val"]
 
 
+@pytest.mark.parametrize("row_names", [False, True])
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_a_table_that_r_wrote(separator: str, row_names: bool, tmp_path: Path) -> None:
+    """`write.table` quotes all texts, writes NA for none, and gives the names of rows no column."""
+    rows = [
+        ["subject", "contrast", "path", "split"],
+        ["a", "T1w", "x/1, 2.nii.gz", "train"],
+        ["b", "T2w", "x/3.nii.gz", "NA"],
+    ]
+    cells = [[cell if cell == "NA" else f'"{cell}"' for cell in row] for row in rows]
+    named = [[f'"{n}"'] * (row_names and n > 0) + row for n, row in enumerate(cells)]
+    table = tmp_path / "scans.tsv"
+    table.write_text("\n".join(separator.join(row) for row in named) + "\n")
+    found = find_scans(table)
+    assert summary(found) == [("a", None, "T1w", "1, 2.nii.gz"), ("b", None, "T2w", "3.nii.gz")]
+    assert [scan.split for scan in found.scans] == ["train", None]
+
+
 def test_an_endless_cell_is_reported(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(
         'subject,session,contrast,path\n1,,T1w,"' + "x" * 200_000 + "\n"

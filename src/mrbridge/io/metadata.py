@@ -6,6 +6,7 @@ A file that is needed, and cannot be read or holds something else, is an InputEr
 from __future__ import annotations
 
 import csv
+import re
 import tomllib
 import warnings
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def _scan_of_row(row: dict[str, str], line: int, folder: Path) -> Scan:
         )
     path = path_in_table(row["path"], folder)
     split = names.read_split(row.get("split", ""))
-    if row.get("split") and split is None:
+    if row.get("split", "") not in _ABSENT and split is None:
         raise InputError(
             f"line {line} has the split '{row['split']}'",
             remedy="Use train, val or test, or leave it empty.",
@@ -127,13 +128,14 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     text = read_text(table)
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
-    # In BIDS, and in most tables with tabs, a quotation mark is a character like others.
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    lines = text.splitlines()
+    quoted = all(re.fullmatch('".*"', name.strip()) for name in head.split(separator))
+    # In BIDS, and in most tables with tabs, a quotation mark is a character; R quotes all texts.
+    plain = separator == "\t" and not quoted
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     try:
-        reader = csv.DictReader(lines, delimiter=separator, quoting=quoting)
-        columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        table_rows = list(reader)
+        lines = csv.reader(text.splitlines(), delimiter=separator, quoting=quoting)
+        columns = [name.strip().lower() for name in next(lines, ())]
+        table_rows = list(lines)
     except csv.Error as error:
         what = f"is not a table ({error})"
         raise InputError(what, path=table, remedy="Check its quotes.") from None
@@ -142,19 +144,18 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         raise InputError(
             f"has two columns '{twice[0]}'", path=table, remedy="Rename or remove one of them."
         )
+    if quoted and all(len(cells) in (0, len(columns) + 1) for cells in table_rows):
+        columns.insert(0, "")  # the names of rows, which have no column in R's `write.table`
     rows = []
-    for number, row in enumerate(table_rows, start=2):
-        if any(cell.strip() for cell in row.get(None) or ()):
+    for number, cells in enumerate(table_rows, start=2):
+        if any(cell.strip() for cell in cells[len(columns) :]):
             raise InputError(
                 f"line {number} has more cells than the table has columns",
                 path=table,
-                remedy="Put quotes around cells with commas.",
+                remedy="Put quotes around cells that hold a comma, semicolon or tab, and give each "
+                "column a name (in R: row.names = FALSE).",
             )
-        clean = {
-            key.strip().lower(): value.strip()
-            for key, value in row.items()
-            if isinstance(key, str) and isinstance(value, str)
-        }
+        clean = dict(zip(columns, map(str.strip, cells), strict=False))
         if any(clean.values()):
             rows.append((number, clean))
     return rows
@@ -175,7 +176,7 @@ def participant_splits(table: Path) -> dict[str, str]:
         word = row.get("split", "")
         split = names.read_split(word)
         subject = row.get("participant_id", "").removeprefix("sub-")
-        if word and word.lower() != "n/a" and not split:
+        if word not in _ABSENT and not split:
             problems.append(f"line {line} has the split '{word}', not train, val or test")
         if split and splits.setdefault(subject, split) != split:
             problems.append(f"line {line} has another split of {subject}")
