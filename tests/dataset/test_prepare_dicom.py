@@ -97,6 +97,12 @@ def test_one_identifier_of_several_people_is_reported(cohort: Path) -> None:
     assert len({scan.subject for scan in found.scans}) == 1
 
 
+def test_the_case_of_an_identifier_makes_no_other_person(cohort: Path) -> None:
+    """As within a series; else one person may be in several splits."""
+    retagged(cohort, PatientID=["", "mr-7", "MR-7", "Mr-7", "MR-8"])
+    assert len({scan.subject for scan in find_scans(cohort).scans}) == 2
+
+
 def test_files_left_out_are_reported(
     cohort: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,26 @@ class TestSlices:
             paths[place].unlink()
         refused(tmp_path, r"3 of 12 slices are missing .*the one at.*; 2 from")
 
+    @pytest.mark.parametrize(
+        ("every", "stated", "words"),
+        [
+            (1, 4.5, None),
+            (2, 4.5, "its slices are 9 mm apart, and SpacingBetweenSlices is 4.5 mm: .*1 slice of"),
+            (3, 4.5, "it may lack 2 slices of every 3"),
+            (1, 1.5, None),  # the gap between slices, as some scanners state it
+        ],
+    )
+    def test_every_second_slice_is_missing(
+        self, every: int, stated: float, words: str | None, tmp_path: Path
+    ) -> None:
+        made = datasets(marked(), SpacingBetweenSlices=stated, **T1W)
+        save(tmp_path, made[::every])
+        if words is None:
+            assert io.read(tmp_path).voxels.shape[2] == 7
+        else:
+            with pytest.warns(MrbridgeWarning, match=words):
+                io.read(tmp_path)
+
     def test_two_slices_at_one_place(self, tmp_path: Path) -> None:
         made = datasets(marked(), **T1W)
         made[4].ImagePositionPatient = made[3].ImagePositionPatient
@@ -310,6 +330,21 @@ class TestPixelData:
         messages = [str(one.message) for one in caught]
         words = "3 images have pixels with bits beyond the 12 of BitsStored, which are not read"
         assert messages == ([] if overlay else [f"series 5: {words}"])
+
+    @pytest.mark.parametrize("largest", [2047, 2048, 9000])
+    def test_bits_beyond_those_of_signed_pixels(self, largest: int, tmp_path: Path) -> None:
+        """12 bits hold up to 2047 with a sign: larger values are another number, even a negative
+        one, and are reported."""
+        voxels = np.where(marked().voxels == 4000, largest, marked().voxels.astype(int) - 50)
+        stored = Volume(voxels.astype("<i2").view("<u2"), oblique())
+        save(tmp_path, datasets(stored, PixelRepresentation=1, **T1W))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read = io.read(tmp_path).voxels
+        messages = [str(one.message) for one in caught]
+        words = "not copies of the sign: large values may have become negative"
+        assert [words in message for message in messages] == [True] * (largest > 2047)
+        np.testing.assert_array_equal(read, (voxels + 2048) % 4096 - 2048)
 
     @pytest.mark.parametrize("more", [2, 960, -2, -480])
     def test_another_length_is_refused(self, more: int, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class TestPlace:
         is_marked = ["THIS SLICE" in one.ImageComments for one in made]
         assert sum(is_marked) == 1
         assert made[is_marked.index(True)].InstanceNumber == 4
-        assert all("1 of 7 slices were missing" in one.DerivationDescription for one in made)
+        assert all("1 of 7 slices was missing" in one.DerivationDescription for one in made)
         assert all(len(one.SourceImageSequence) == 6 for one in made)
 
 
@@ -227,6 +227,18 @@ class TestWords:
             one.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
         save(tmp_path / "source", made)
         assert derived(tmp_path / "source", tmp_path / "out")[0].PatientName == made[0].PatientName
+
+    @pytest.mark.parametrize(
+        ("named", "text"), [("ISO_IR 13", "ﾔﾏﾀﾞ".encode("shift_jis")), ("ISO_IR 192", b"M\xfcller")]
+    )
+    def test_texts_are_kept_byte_by_byte(self, named: str, text: bytes, tmp_path: Path) -> None:
+        """Half-width katakana, and bytes that are not those of the character set."""
+        plain = "q" * len(text)
+        write_source(tmp_path / "source", SpecificCharacterSet=named, StudyDescription=plain)
+        for path in (tmp_path / "source").iterdir():
+            path.write_bytes(path.read_bytes().replace(plain.encode(), text))
+        derived(tmp_path / "source", tmp_path / "out")
+        assert all(text in path.read_bytes() for path in (tmp_path / "out").glob("*.dcm"))
 
     @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
     def test_odd_values_are_kept(self, tmp_path: Path) -> None:

@@ -138,9 +138,10 @@ def _padding(part: Slice, plane: NDArray[Any], whole: Dataset | None) -> NDArray
 def _has_excess(
     whole: Dataset, plane: NDArray[Any], frame: int, padded: NDArray[np.bool_] | None
 ) -> bool:
-    """Whether unsigned pixels have bits beyond BitsStored that are not those of an overlay (PS3.5,
-    8.1.2). Decoding removes them: values that are too large become small."""
-    if whole.PixelRepresentation or whole.BitsStored == whole.BitsAllocated:
+    """Whether pixels have bits beyond BitsStored that are neither those of an overlay (PS3.5,
+    8.1.2) nor copies of the sign. Decoding removes them: values that are too large become small, or
+    negative."""
+    if whole.BitsStored == whole.BitsAllocated:
         return False
     overlays = (whole.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))
     if any(position is not None and position.value for position in overlays):

@@ -145,6 +145,23 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
     return f"{count} missing ({'; '.join(named)}{more})"
 
 
+def thinned(first: Slice, geometry: Geometry) -> list[str]:
+    """A note if slices are a multiple of their stated distance apart: an export that left out every
+    second one has no gap that stands out."""
+    stated, thickness = first.number("SpacingBetweenSlices"), first.number("SliceThickness")
+    # Some scanners state the gap between slices instead, which is less than their thickness.
+    if not stated or not thickness or stated < (1 - _UNEVEN) * thickness:
+        return []
+    apart = geometry.spacing[2]
+    every = round(apart / stated)
+    if every < 2 or abs(apart / stated - every) > _UNEVEN * every:
+        return []
+    return [
+        f"its slices are {apart:.3g} mm apart, and SpacingBetweenSlices is {stated:.3g} mm: it may "
+        f"lack {counted(every - 1, 'slice')} of every {every}"
+    ]
+
+
 def _places(slices: Sequence[Slice]) -> tuple[Array, Array]:
     """The common plane (3, 3) and each slice's position (slices, 3), LPS mm."""
     sizes = [(part.number("Columns"), part.number("Rows")) for part in slices]

@@ -115,6 +115,8 @@ def _stack(slices: Sequence[Slice]) -> tuple[NDArray[Any], list[str]]:
         images = counted(cut, "image has", "images have")
         bits = f"the {first.number('BitsStored'):g} of BitsStored"
         notes.append(f"{images} pixels with bits beyond {bits}, which are not read")
+        if first.number("PixelRepresentation"):
+            notes[-1] += ", and are not copies of the sign: large values may have become negative"
     image = np.ones(shape, bool) if padding is None else ~padding
     image[:, :, list(geometry.missing)] = False
     if first.text("PhotometricInterpretation").upper() == "MONOCHROME1":

@@ -202,10 +202,10 @@ def find_scans(
 
 
 def _patient_id(series: Series) -> str:
-    """The PatientID of a series; empty if it is absent or a placeholder."""
+    """The PatientID of a series in small letters; empty if it is absent or a placeholder."""
     first = series.slices[0]
     known = first.patient.get("PatientID", "")
-    return "" if _PLACEHOLDER.fullmatch(known) else first.text("PatientID")
+    return "" if _PLACEHOLDER.fullmatch(known) else first.text("PatientID").casefold()
 
 
 def _warn_of_patients(used: Sequence[Series]) -> None:

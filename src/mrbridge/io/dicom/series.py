@@ -21,6 +21,7 @@ from mrbridge.io.dicom.geometry import (
     is_localizer,
     name_gaps,
     planes_of,
+    thinned,
     view_of,
 )
 from mrbridge.io.dicom.header import Slice, slices_of
@@ -374,6 +375,8 @@ def _series(
                 )
         except InputError as error:
             refusal, geometry = error, None
+    if geometry is not None:
+        assumed += thinned(first, geometry)
     number = first.number("SeriesNumber")
     marks = (first.text(k).lower() for k in ("SeriesDescription", "ImageComments"))
     return Series(

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import format_number_as_ds
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, VR, format_number_as_ds
 
 from mrbridge.errors import OutputError
 from mrbridge.io.atomic import atomic_folder, write_json
@@ -340,10 +342,17 @@ def _equipment(source: Dataset, origin: Origin) -> list[Dataset]:
 
 
 def _copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
-    """The tags of these keywords that a dataset has."""
+    """The tags of these keywords that a dataset has. Texts keep their bytes, which may not be those
+    of its character set, and would not always be encoded as they were (ISO_IR 13)."""
     found = Dataset()
     for keyword in keywords:
-        if keyword in source:
+        if keyword not in source:
+            continue
+        raw, kind = source.get_item(keyword), dictionary_VR(keyword)
+        is_text = kind in CUSTOMIZABLE_CHARSET_VR - {VR.PN}  # pydicom keeps the bytes of names
+        if is_text and isinstance(raw, RawDataElement) and not (raw.value or b"").isascii():
+            found[keyword] = DataElement(raw.tag, kind, raw.value, already_converted=True)
+        else:
             found[keyword] = copy.deepcopy(source[keyword])
     return found
 
