@@ -30,7 +30,7 @@ _BLANK_MARGIN = 1.08
 in stripped brains of open-ms-mni, 1.16 to 1.25 in whole heads of open-ms-raw with partly zeroed
 air."""
 
-_PIECE = 0.01  # of the largest piece of the foreground: smaller ones are not part of a head
+_PIECES = 100  # pieces that are this many times smaller than the largest one are not part of a head
 _ROUNDS = 4  # of finding the head and cropping to it; usually two are enough
 _BLANK_FACE = 0.6  # share of a face with one value, from which that value is the background,
 _NOTHING = 0.005  # up to this share of the brightest value; it is within
@@ -67,15 +67,13 @@ class Head:
     @cached_property
     def mask(self) -> Mask:
         """Where the head is, (i, j, k)."""
-        return from_slices(self.foreground.astype(np.float32), self.grid) > 0.5
+        return from_slices(self.foreground, self.grid) > 0.5
 
     @cached_property
     def stripped(self) -> Mask | None:
         """The anatomy, (i, j, k), of a scan whose surroundings were set to zero; else None."""
         outside = blank_outside(self.slices, self.foreground)
-        if outside is None:
-            return None
-        return from_slices((~outside).astype(np.float32), self.grid) > 0.5
+        return None if outside is None else from_slices(~outside, self.grid) > 0.5
 
 
 def black_background(
@@ -139,9 +137,8 @@ def foreground_mask(slices: Stack) -> Mask:
         A mask of the same shape; empty for a constant image.
     """
     dark, bright = np.percentile(slices, (10, 99.9)).astype(slices.dtype)
-    background, top = float(np.median(slices[slices <= dark])), float(bright)
-    if not top > background:
-        top = float(slices.max())
+    background = float(np.median(slices[slices <= dark]))
+    top = float(bright if bright > background else slices.max())
     if not top > background:
         return np.zeros(slices.shape, bool)
     roots = (slices - background) / (top - background)
@@ -168,8 +165,8 @@ def blank_outside(slices: Stack, foreground: Mask) -> Mask | None:
     if zero.mean() < _BLANK or _edges(zero).mean() < _BLANK_EDGE:
         return None
     outside = np.stack([_connected_to_edge(plane) for plane in zero])
-    inside = outside.size - np.count_nonzero(outside)
-    return outside if inside <= _BLANK_MARGIN * np.count_nonzero(foreground) else None
+    most = _BLANK_MARGIN * np.count_nonzero(foreground)
+    return outside if np.count_nonzero(~outside) <= most else None
 
 
 def _connected_to_edge(plane: Mask) -> Mask:
@@ -206,15 +203,13 @@ def _otsu(values: NDArray[np.float32]) -> float:
     bins = ((plane * 256).astype(np.intp).ravel() for plane in values)  # exact, and in cache
     counts = np.sum([np.bincount(one, minlength=257) for one in bins], axis=0)
     counts = np.append(counts[:255], counts[255:].sum())  # the last bin includes 1
-    edges = np.linspace(0, 1, 257)
-    centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below
-    sums = np.cumsum(counts * centres)
+    sums = np.cumsum(counts * (np.arange(256) + 0.5) / 256)
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = sums / below - (sums[-1] - sums) / above
         variance = np.nan_to_num(below * above * apart**2)
-    return float(edges[1:][int(np.argmax(variance))])
+    return (int(np.argmax(variance)) + 1) / 256
 
 
 def _solid(mask: Mask) -> Mask:
@@ -228,13 +223,16 @@ def _solid(mask: Mask) -> Mask:
         # Opened by a pixel, closed by two.
         for combine in (np.logical_and, *[np.logical_or] * 3, *[np.logical_and] * 2):
             closed = _with_neighbours(closed, combine)
-        outside, _ = ndimage.label(~closed)
-        labels, _ = ndimage.label(outside != outside[0, 0])  # the padding is outside
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        large = sizes > sizes.max() / 100
-        result[index][box[0]] = large[labels][3:-3, 3:-3]
+        result[index][box[0]] = _large_pieces(~_connected_to_edge(~closed))[3:-3, 3:-3]
     return result
+
+
+def _large_pieces(mask: Mask) -> Mask:
+    """Without pieces that are too small for a part of a head, in two or three dimensions."""
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes > sizes.max() / _PIECES)[labels])
 
 
 def _with_neighbours(plane: Mask, combine: np.ufunc) -> Mask:
@@ -279,14 +277,12 @@ class Crop:
 
     def __call__(self, volume: Volume) -> Volume:
         """The voxels of the box, background beyond what was scanned; the affine follows."""
-        content = self.content or tuple((0, size) for size in self.shape)
-        scanned = volume.voxels[tuple(slice(*ends) for ends in content)]
-        keep, widths = [], []
-        for low, high, (first, last) in zip(self.low, self.high, content, strict=True):
-            keep.append(slice(max(low - first, 0), min(high, last) - first))
-            widths.append((max(first - low, 0), max(high - last, 0)))
-        kept = scanned[tuple(keep)]
-        if any(map(any, widths)):
+        first, last = np.transpose(self.content or [(0, size) for size in self.shape])
+        low, high = np.maximum(self.low, first), np.minimum(self.high, last)
+        kept = volume.voxels[tuple(map(slice, low, high))]
+        widths = np.stack([low - self.low, self.high - high], axis=1)
+        if widths.any():
+            scanned = volume.voxels[tuple(map(slice, first, last))]
             fill = _faces(scanned)[..., 0].astype(kept.dtype)
             kept = np.pad(kept, widths, constant_values=fill)
         if volume.affine is None:
@@ -325,10 +321,9 @@ class Crop:
     def undo(self, voxels: NDArray[Any], beyond: Any) -> NDArray[Any]:
         """Voxels of the box in the shape of the scan; `beyond` outside the box."""
         result = np.full(self.shape, beyond, voxels.dtype)
-        sides = list(zip(self.low, self.high, self.shape, strict=True))
-        scan = tuple(slice(max(low, 0), min(high, size)) for low, high, size in sides)
-        box = tuple(slice(max(-low, 0), min(high, size) - low) for low, high, size in sides)
-        result[scan] = voxels[box]
+        low, high = np.maximum(self.low, 0), np.minimum(self.high, self.shape)
+        box = tuple(map(slice, low - self.low, high - self.low))
+        result[tuple(map(slice, low, high))] = voxels[box]
         return result
 
 
@@ -369,11 +364,10 @@ def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
     if content is None:
         return FoundHead(Crop.whole(volume), Head(volume), margin_mm)
     shown = content(volume)
-    margin = np.ceil(margin_mm / np.array(volume.spacing or (1.0, 1.0, margin_mm + 1))).astype(int)
-    if volume.spacing is None:
-        margin[2] = 0  # a 2D image is one slice
+    spacing = volume.spacing or (1.0, 1.0, np.inf)  # a 2D image is one slice
+    margin = np.ceil(margin_mm / np.array(spacing)).astype(int)
     extent = np.array(shown.voxels.shape)
-    low, high, last_searched = np.zeros(3, int), extent, None
+    low, high = np.zeros(3, int), extent
     for _ in range(_ROUNDS):
         part = Head(replace(shown, voxels=shown.voxels[tuple(map(slice, low, high))]))
         box = _box(part)
@@ -382,7 +376,6 @@ def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
         first, last = low + box[0] - margin, low + box[1] + margin
         before, low, high = (low, high), np.maximum(first, 0), np.minimum(last, extent)
         if np.array_equal(before, (low, high)):
-            last_searched = part
             break
     is_blank = _faces(shown.voxels)[..., 1] > 0
     missing = np.where(is_blank, 0, np.stack([low - first, last - high], axis=1))  # (axes, sides)
@@ -399,10 +392,8 @@ def crop_to_head(volume: Volume, margin_mm: float) -> FoundHead:
         tuple(zip(content.low, content.high, strict=True)),
         tuple(map(tuple, missing.tolist())),
     )
-    cropped, known = crop(volume), None
-    if last_searched is not None and last_searched.volume.voxels.shape == cropped.voxels.shape:
-        known = last_searched.foreground  # there is no padding
-    return FoundHead(crop, Head(cropped, known), margin_mm)
+    known = part.foreground if np.array_equal(before, (first, last)) else None
+    return FoundHead(crop, Head(crop(volume), known), margin_mm)
 
 
 def _content(voxels: NDArray[Any]) -> Crop | None:
@@ -415,28 +406,17 @@ def _content(voxels: NDArray[Any]) -> Crop | None:
             part = np.moveaxis(voxels[tuple(map(slice, low, high))], axis, 0)
             if all(plane.min() != plane.max() for plane in (part[0], part[-1])):
                 continue
-            planes = part.reshape(len(part), -1)
-            rough = np.flatnonzero(planes.min(axis=1) != planes.max(axis=1))
+            rough = np.flatnonzero(part.min(axis=(1, 2)) != part.max(axis=(1, 2)))
             if not rough.size:
                 return None
-            start = low[axis]
-            low[axis], high[axis] = start + int(rough[0]), start + int(rough[-1]) + 1
+            low[axis], high[axis] = low[axis] + int(rough[0]), low[axis] + int(rough[-1]) + 1
     return Crop(voxels.shape, tuple(low), tuple(high))
 
 
-def _box(head: Head) -> tuple[NDArray[np.int_], NDArray[np.int_]] | None:
-    """The box of the foreground: first voxel and one past the last one, along each axis."""
-    mask = head.foreground
-    labels, count = ndimage.label(mask)
-    if not count:
-        return None
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    if count > 1:
-        mask = (sizes >= _PIECE * sizes.max())[labels]
-    lines = [np.asarray(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    shown = [np.flatnonzero(lines[axis][::direction]) for axis, direction in head.grid.transform]
-    return np.array([s[0] for s in shown]), np.array([s[-1] + 1 for s in shown])
+def _box(head: Head) -> NDArray[np.int_] | None:
+    """The box of the foreground: first voxel and one past the last one, (2, 3 axes)."""
+    boxes = ndimage.find_objects(_large_pieces(head.mask).view(np.uint8))
+    return np.array([(side.start, side.stop) for side in boxes[0]]).T if boxes else None
 
 
 def _faces(voxels: NDArray[Any]) -> NDArray[np.float64]:

@@ -113,7 +113,7 @@ def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
     return SliceGrid(transform, (count, high, wide), (count, rows, columns), affine, new)
 
 
-def from_slices(slices: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.float32]:
+def from_slices(slices: NDArray[Any], grid: SliceGrid) -> NDArray[np.float32]:
     """Undo `to_slices`: voxels in the shape and orientation of the source.
 
     Bit-identical if nothing was resampled, otherwise up to the error of interpolation.
