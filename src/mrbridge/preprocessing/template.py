@@ -25,14 +25,7 @@ from scipy import ndimage
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.foreground import Head, Mask
 from mrbridge.preprocessing.registration import Level, share_inside, shrunk
-from mrbridge.preprocessing.resample import (
-    Matrix,
-    blurred,
-    from_sitk,
-    moved,
-    resample,
-    to_image,
-)
+from mrbridge.preprocessing.resample import Matrix, blurred, from_sitk, moved, resample, to_image
 from mrbridge.preprocessing.settings import TransformKind
 from mrbridge.volume import Volume
 
@@ -185,8 +178,7 @@ def template_fits(head: Head, count: int) -> list[TemplateFit]:
         _ENDS[head] = _ends(head)
     ends = _ENDS[head]
     fits = [(search is not ends[0][0], search.last(end)) for search, end in ends[:count]]
-    fits.sort(key=lambda fit: (fit[0], -fit[1].information))
-    return [fit for _, fit in fits]
+    return [fit for _, fit in sorted(fits, key=lambda fit: (fit[0], -fit[1].information))]
 
 
 _Ends = list[tuple["_TemplateSearch", "sitk.AffineTransform"]]
@@ -203,15 +195,14 @@ def _ends(head: Head) -> _Ends:
     scan, start, size = _scan_and_start(head)
     searches = [_TemplateSearch(version, scan) for version in _template().versions]
     low, high = _LITRES_OF_FIT
-    own = volume_l(template_brain().voxels > 0, template_brain())
     fitting: list[tuple[float, sitk.AffineTransform, _TemplateSearch]] = []
     for lower_mm in _LOWER_MM:
-        ends = [
+        fitting += [
             (value, end, search)
             for search in searches
             for value, end in search.ends(start - (0, 0, lower_mm), size)
+            if low <= _litres(np.reshape(end.GetMatrix(), (3, 3))) <= high
         ]
-        fitting += [end for end in ends if low <= own * _growth(end[1]) <= high]
         best = max(fitting, key=lambda end: end[0], default=None)
         if best and sum(s is best[2] and value >= _LOST * best[0] for value, _, s in fitting) > 1:
             break
@@ -221,9 +212,10 @@ def _ends(head: Head) -> _Ends:
     return [(search, end) for _, end, search in fitting]
 
 
-def _growth(template_to_scan: sitk.AffineTransform) -> float:
-    """The volume of the scan's brain in units of the template's."""
-    return abs(float(np.linalg.det(np.reshape(template_to_scan.GetMatrix(), (3, 3)))))
+def _litres(matrix: Matrix) -> float:
+    """The volume of the brain to which a (3, 3) matrix stretches the template's, in litres."""
+    brain = template_brain()
+    return volume_l(brain.voxels > 0, brain) * float(np.linalg.det(matrix))
 
 
 def _scan_and_start(head: Head) -> tuple[sitk.Image, Matrix, float]:
@@ -396,10 +388,8 @@ def align(head: Head, kind: TransformKind) -> Alignment:
         angle=float(np.degrees(np.arccos(np.clip((np.trace(rigid[:3, :3]) - 1) / 2, -1, 1)))),
         sizes=(float(sizes.min()), float(sizes.max())),
     )
-    own = volume_l(template_brain().voxels > 0, template_brain())
     seen = share_inside(there, np.eye(4), head.volume)
-    growth = float(np.linalg.det(best.transform[:3, :3]))
-    why = _implausible(result, len(places), own * growth, seen)
+    why = _implausible(result, len(places), _litres(best.transform[:3, :3]), seen)
     if why is not None:
         raise InputError(
             f"alignment with the template did not converge: {why}",
