@@ -311,18 +311,17 @@ class _Landmarks:
         inside = Head(volume).mask
         if not inside.any():
             raise InputError("shows nothing to register", remedy="Leave it out.")
-        stride = np.array([-(-size // 40) for size in inside.shape])
-        points = np.argwhere(inside[tuple(slice(None, None, step) for step in stride)]) * stride
+        i, j, k = (-(-size // 40) for size in inside.shape)
+        points = np.argwhere(inside[::i, ::j, ::k]) * (i, j, k)
         values = volume.voxels.astype(np.float32)
         low = min(0.0, float(np.percentile(values, 0.5)))
         values = np.clip(values, low, float(np.percentile(values[inside], 99.5)))
         self.volume = Volume(values, volume.affine)
         box = ndimage.find_objects(inside.astype(np.uint8))[0]
-        more = [math.ceil(_MARGIN_MM / step) for step in volume.spacing]
-        starts = tuple(max(part.start - m, 0) for part, m in zip(box, more, strict=True))
-        ends = zip(box, more, inside.shape, strict=True)
-        stops = tuple(min(part.stop + m, size) for part, m, size in ends)
-        self.cropped = Crop(inside.shape, starts, stops)(self.volume)
+        more = np.ceil(_MARGIN_MM / np.array(volume.spacing)).astype(int)
+        starts = np.maximum([side.start for side in box] - more, 0)
+        stops = np.minimum([side.stop for side in box] + more, inside.shape)
+        self.cropped = Crop(inside.shape, tuple(starts), tuple(stops))(self.volume)
         self.points = moved(points, volume.affine)
         middle = (np.array(inside.shape) - 1) / 2
         self.centre, self.middle = moved(np.array([points.mean(axis=0), middle]), volume.affine)
