@@ -228,10 +228,11 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_store(bids_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The BIDS dataset, prepared: two subjects to train, one to validate, one to test."""
+    """The BIDS dataset, prepared: two subjects to train, sub-03 to validate, sub-01 to test."""
     from mrbridge.dataset.prepare import prepare
+    from mrbridge.dataset.settings import PrepareSettings
 
-    return prepare(bids_scans, tmp_path_factory.mktemp("data") / "store")
+    return prepare(bids_scans, tmp_path_factory.mktemp("data") / "store", PrepareSettings(seed=3))
 
 
 @pytest.fixture(scope="session")

@@ -300,7 +300,7 @@ class TestVerbs:
         code, out, err = run("prepare", bids_scans, "-o", tmp_path / "store", "--json")
         assert (code, err) == (0, "")
         result = answer(out)
-        assert result["T1w"] == {"train": 24, "val": 10, "test": 10, "none": 0} == result["T2w"]
+        assert result["T1w"] == {"train": 22, "val": 12, "test": 10, "none": 0} == result["T2w"]
 
     def test_prepare_with_a_broken_scan(
         self, run: Callable[..., Any], bids_scans: Path, tmp_path: Path
