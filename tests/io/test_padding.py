@@ -143,17 +143,24 @@ def test_padding_that_is_known_is_filled() -> None:
     np.testing.assert_array_equal(voxels[5:], image[5:])
 
 
-@pytest.mark.parametrize("value", [-1000, 32767, np.nan])
-def test_a_padded_scan_is_translated_as_without_padding(value: float, tmp_path: Path) -> None:
+def translated(image: np.ndarray, folder: Path) -> np.ndarray:
+    nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), folder / "one_T1w.nii")
+    mrbridge.translate(folder / "one_T1w.nii", folder / "one_T2w.nii", model="shipped")
+    return io.read(folder / "one_T2w.nii").voxels
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    return translated(head(), tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("value", [-1000, np.nan])
+def test_a_padded_scan_is_translated_as_without_padding(
+    value: float, plain: np.ndarray, tmp_path: Path
+) -> None:
     padding = where("all around")
-    for name, image in (("plain", head()), ("padded", np.where(padding, value, head()))):
-        nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), tmp_path / f"{name}_T1w.nii")
-    mrbridge.translate(tmp_path / "plain_T1w.nii", tmp_path / "plain_T2w.nii", model="shipped")
     with pytest.warns(MrbridgeWarning, match="padding|NaN"):
-        mrbridge.translate(
-            tmp_path / "padded_T1w.nii", tmp_path / "padded_T2w.nii", model="shipped"
-        )
-    plain, padded = (io.read(tmp_path / f"{name}_T2w.nii").voxels for name in ("plain", "padded"))
+        padded = translated(np.where(padding, value, head()), tmp_path)
     inside = distance() < 0.85
     assert np.corrcoef(plain[inside], padded[inside])[0, 1] > 0.99
     assert (padded[padding] == 0).all()

@@ -153,7 +153,7 @@ def test_some_skulls_touch_the_brain_and_some_leave_fluid_around_it() -> None:
 
 def test_the_other_contrasts_do_not_depend_on_which_there_are() -> None:
     both, more = (
-        varied_subject(3, 0, 4.0, contrasts=contrasts)
+        varied_subject(3, 0, 8.0, contrasts=contrasts)
         for contrasts in (("T1w", "T2w"), ("FLAIR", "T1w", "PDw"))
     )
     np.testing.assert_array_equal(both.seen["T1w"].voxels, more.seen["T1w"].voxels)
