@@ -184,7 +184,7 @@ def by_share(
     first, last = load_bundle(SHIPPED).weights, _last_weights(run)
     result = []
     for share in shares:
-        weights = {name: torch.lerp(last[name], w.float(), share) for name, w in first.items()}
+        weights = {name: torch.lerp(w, first[name].float(), share) for name, w in last.items()}
         result.append({"share": share, "scores": _weights_scores(score, run, weights)})
     return result
 
