@@ -131,10 +131,10 @@ class Translator:
         preprocessed = preprocessed or self.preprocess(volume, to, mask)
         stacks = self.stacks(volume, also, preprocessed, direction.given[0])
         planes = self.planes_of(volume, preprocessed)
-        results = [
-            self.result(stacks, preprocessed, one, planes, uncertainty)
-            for one in self.bundle.averaged(direction)
-        ]
+        results = []
+        for one in self.bundle.averaged(direction):
+            image, *parts = self.computed(stacks, preprocessed, one, planes, uncertainty)
+            results.append([image, self._half_width(one, planes, *parts)] if parts else [image])
         synthetic, *half_width = (_mean(parts) for parts in zip(*results, strict=True))
         range_out = self._range_for(volume, preprocessed, to, match)
         made, blank = restored(volume, preprocessed, synthetic, range_out, to)
@@ -211,23 +211,14 @@ class Translator:
         given = [stacks[contrast] for contrast in direction.given]
         return slices.in_planes(given, preprocessed, planes, spread=with_error)
 
-    def result(
-        self,
-        stacks: Mapping[str | None, Stack],
-        preprocessed: Preprocessed,
-        direction: Direction,
-        planes: tuple[str, ...],
-        with_error: bool,
-    ) -> tuple[Stack, ...]:
-        """The image by one generator, and with `with_error` half the width of its 90 % interval."""
-        image, *parts = self.computed(stacks, preprocessed, direction, planes, with_error)
-        if not parts:
-            return (image,)
+    def _half_width(
+        self, direction: Direction, planes: tuple[str, ...], scale: Stack, spread: Stack
+    ) -> Stack:
+        """Half the width of the 90 % interval, in [-1, 1]."""
         known = self.bundle.manifest.uncertainty
         assert known is not None
         factor = np.float32(self._factors(direction)[len(planes) == 1])
-        scale, spread = parts
-        return image, factor * (np.float32(known.least) + scale + np.float32(known.spread) * spread)
+        return factor * (np.float32(known.least) + scale + np.float32(known.spread) * spread)
 
     def knows_uncertainty(self, direction: Direction) -> bool:
         """Whether the bundle makes uncertainty maps of this direction."""
