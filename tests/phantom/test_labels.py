@@ -64,9 +64,12 @@ def saved(labels: np.ndarray, path: Path, turn: float = 0.0, shift: float = 0.0)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("labels")
-    saved(made(skull=True), folder / "whole.nii.gz", turn=8, shift=-6.0)
+    saved(made(skull=True), folder / "whole.nii.gz", turn=12, shift=9.0)
     (folder / "fs" / "mri").mkdir(parents=True)
-    saved(made(skull=False), folder / "fs" / "mri" / "aseg.mgz")
+    labels = made(skull=False)  # as aparc+aseg: parcels in place of cortex and white matter
+    for whole, parcel in ((3, 1005), (42, 2030), (2, 3001), (41, 14110 - 10_000)):
+        labels[labels == whole] = parcel
+    saved(labels, folder / "fs" / "mri" / "aseg.mgz")
     return folder
 
 
@@ -175,18 +178,8 @@ def test_every_kind_of_pathology_is_drawn_and_has_a_size_in_its_range(folder: Pa
     assert kinds == set(KINDS)
 
 
-def test_a_turned_and_shifted_map_gives_the_same_head(folder: Path, tmp_path: Path) -> None:
-    straight = maps_of(folder / "fs" / "mri" / "aseg.mgz")
-    moved = maps_of(saved(made(skull=False), tmp_path / "moved.nii.gz", turn=12, shift=9.0))
-    for name in ("grey", "white", "fluid", "surface"):
-        near = np.abs(straight[name] - moved[name])
-        assert np.quantile(near, 0.95) < (1.5 if name == "surface" else 0.25), name
-
-
-def test_parcels_count_as_cortex_and_white_matter(folder: Path, tmp_path: Path) -> None:
-    labels = made(skull=False)
-    for whole, parcel in ((3, 1005), (42, 2030), (2, 3001), (41, 14110 - 10_000)):
-        labels[labels == whole] = parcel
-    parcels = maps_of(saved(labels, tmp_path / "aparc.nii.gz"))
-    expected = maps_of(folder / "fs" / "mri" / "aseg.mgz")
-    assert np.array_equal(parcels["grey"], expected["grey"])
+def test_a_turned_and_shifted_map_and_one_of_parcels_give_the_same_brain(folder: Path) -> None:
+    parcels, moved = (maps_of(folder / name) for name in ("fs/mri/aseg.mgz", "whole.nii.gz"))
+    for name in ("grey", "white", "fluid"):
+        apart = np.abs(parcels[name] - moved[name])
+        assert apart.mean() < 0.05 * moved[name].mean(), name

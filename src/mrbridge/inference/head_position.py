@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
-_TEMPLATE = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 _CORNER = np.array([-98.0, -134.0, -72.0])  # RAS+ mm of its first voxel, 1 mm
 
 _TILTS, _SHIFTS = (-16.0, -5.0, 6.0, 17.0), (-16.0, -8.0, 0.0, 8.0, 16.0)
@@ -115,16 +112,11 @@ def _halved(values: NDArray[np.uint8]) -> Array:
 @lru_cache(maxsize=1)
 def template() -> Template:
     """The template; computed the first time."""
-    import nibabel
+    from mrbridge.io.icbm152 import icbm152  # only if asked: it needs nibabel
 
-    spec = find_spec("nilearn")
-    assert spec is not None
-    assert spec.origin is not None
-    folder, maps = Path(spec.origin).parent, []
-    for name in ("t1", "gm", "wm"):
-        image = nibabel.load(folder / _TEMPLATE.format(name))
-        maps.append(_halved(np.asanyarray(image.dataobj)) / np.float32(255))
-    head, grey, white = maps
+    head, grey, white = (
+        _halved(one) / np.float32(255) for one in (icbm152("t1"), icbm152("gm"), icbm152("wm"))
+    )
     place = np.diag([2.0, 2.0, 2.0, 1.0])
     place[:3, 3] = _CORNER + 0.5
     mask = ndimage.binary_closing(head > 0.1, iterations=2)

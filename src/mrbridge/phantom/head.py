@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.io.icbm152 import icbm152
 from mrbridge.phantom.fields import Array, Grid
 from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 
@@ -107,11 +108,18 @@ class HeadMaps:
         sigma = 0.4 * np.sqrt(max(0.0, spacing_mm**2 - 1))
         for index, (source, source_grid) in enumerate(self.maps.values()):
             if sigma and source_grid is NATIVE:
-                source = ndimage.gaussian_filter(source, sigma, mode="nearest")
-            if source_grid.spacing != grid.spacing:
+                for axis, places in zip(NATIVE.axes, grid.axes, strict=True):  # it comes last
+                    source = np.tensordot(source, _averages(axis, places, sigma), (0, 1))
+            elif source_grid.spacing != grid.spacing:
                 source = resample(source, source_grid, grid)
             maps[index] = source
         return Head(grid, tuple(self.maps), maps, self.ventricle_pull, self.sites, self.weights)
+
+
+def _averages(source: NDArray[np.float64], target: NDArray[np.float64], sigma: float) -> Array:
+    """Weights (target, source) of a Gaussian average on an axis, read at other places, in mm."""
+    smooth = ndimage.gaussian_filter1d(np.eye(len(source)), sigma, axis=0, mode="nearest")
+    return np.stack([np.interp(target, source, column) for column in smooth.T], 1, dtype=np.float32)
 
 
 @lru_cache(maxsize=2)
@@ -168,17 +176,10 @@ def _brain() -> tuple[Array, Array, Array]:
     The posterior of three classes, given the template's intensity with its blur undone by unsharp
     masking; the maps are the prior. This brings back sulci that averaging has closed.
     """
-    from nilearn import datasets  # takes a second
-
     intensity, grey, white = (
-        np.asarray(load(resolution=1).dataobj, dtype=np.float32)
-        for load in (
-            datasets.load_mni152_template,
-            datasets.load_mni152_gm_template,
-            datasets.load_mni152_wm_template,
-        )
+        one / np.float32(255) for one in (icbm152("t1"), icbm152("gm"), icbm152("wm"))
     )
-    mask = ndimage.binary_fill_holes(intensity > 0)
+    mask = filled(intensity > 0)
     box = tuple(
         slice(max(0, s.start - 6), s.stop + 6)
         for s in ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -205,6 +206,12 @@ def _brain() -> tuple[Array, Array, Array]:
         whole[box] = np.where(inside, weight / total, 0)
         result.append(whole)
     return result[0], result[1], result[2]
+
+
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with its holes, (x, y, z): `binary_fill_holes`, many times as fast."""
+    parts, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.asarray(parts != parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
 
 def hull_around(brain: NDArray[np.bool_]) -> Array:

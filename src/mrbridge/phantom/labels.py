@@ -29,6 +29,7 @@ from mrbridge.phantom.head import (
     Head,
     HeadMaps,
     eyeballs,
+    filled,
     hull_around,
     lesion_places,
     resample,
@@ -198,9 +199,9 @@ def _around(space: _Space, brain: NDArray[np.bool_]) -> dict[str, tuple[Array, G
     parts = (range(1, space.labels.max() + 1), (*_BONE, *_MARROW), (24, *_SINUS, 122, 257), _EYE)
     shares = (dict.fromkeys(labels, 1.0) for labels in (*parts, _ARTERY, _SINUS, _MARROW))
     anything, skull, fluid, eyes, artery, sinus, marrow = space.shares(*shares)
-    head = ndimage.binary_fill_holes(_closed(_largest(anything > 0.5)))
+    head = filled(_closed(_largest(anything > 0.5)))
     within = brain | (fluid > 0.5)
-    within = ndimage.binary_fill_holes(_closed(_largest(within)) & (skull < 0.5) | brain)
+    within = filled(_closed(_largest(within)) & (skull < 0.5) | brain)
     eye = eyes > 0.5
     air = head & ~within & (anything < 0.5)
     return {
