@@ -14,6 +14,9 @@ nox.options.default_venv_backend = "venv"
 CURRENT = ("-c", "constraints.txt")
 MINIMUM = ("-c", "constraints-minimum.txt")
 
+# Two processes, each with whole modules, whose tests share what they need.
+TESTS = ("pytest", "-n", "2", "--dist", "worksteal")
+
 # Quick tests that together read, prepare, train, translate and evaluate.
 SMOKE = (
     "tests/contracts",
@@ -34,21 +37,21 @@ SMOKE = (
 def tests(session: nox.Session) -> None:
     """The quick tests, on every supported Python that is installed."""
     session.install(*CURRENT, "-e", ".[dev]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run(*TESTS, *session.posargs)
 
 
 @nox.session(python="3.11")
 def slow(session: nox.Session) -> None:
     """The tests that take seconds to a minute each."""
     session.install(*CURRENT, "-e", ".[dev]")
-    session.run("pytest", "-m", "slow", "-n", "2", *session.posargs)
+    session.run(*TESTS, "-m", "slow", *session.posargs)
 
 
 @nox.session(python="3.11")
 def nightly(session: nox.Session) -> None:
     """The tests that take longest: whole tutorials, many kills, minutes of fuzzing."""
     session.install(*CURRENT, "-e", ".[dev]")
-    session.run("pytest", "-m", "nightly", "-n", "2", *session.posargs)
+    session.run(*TESTS, "-m", "nightly", *session.posargs)
 
 
 @nox.session(python="3.11")

@@ -191,6 +191,22 @@ def quick_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "varied_subject", varied_subject)
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of one pixel: drawing them takes longer than all else with small scans."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    def blank(_: Figure, path: Path, *, metadata: dict[str, str], **more: Any) -> None:
+        info = PngInfo()
+        for item in metadata.items():
+            info.add_text(*item)
+        Image.new("L", (1, 1)).save(path, "PNG", pnginfo=info)
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+
+
 @pytest.fixture(scope="session")
 def make_scan() -> Callable[..., Volume]:
     """Make one head: `make_scan(seed, contrast, shape=…, spacing=…)`."""

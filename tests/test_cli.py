@@ -44,6 +44,8 @@ TINY = [
     *("--set", "networks.critic={features: 4, strided: 1}", "--set", "steps_per_epoch=2"),
     *("--set", "simulated_subjects=1"),
 ]
+FEW_FIGURES = ("--set=cycle=no", "--set=shown_cases=0", "--set=wasserstein_slices=2")
+QUICK = (*FEW_FIGURES, "--set=tissues=no")
 
 
 def answer(out: str) -> dict[str, Any]:
@@ -285,7 +287,7 @@ class TestErrors:
         assert console.plain(result) == {"a": None, "b": [1.5, None], "c": {"d": None, "e": 1}}
 
 
-@pytest.mark.usefixtures("quick_phantom")
+@pytest.mark.usefixtures("quick_phantom", "blank_figures")
 class TestVerbs:
     """Every verb answers in JSON; the whole pipeline is in end_to_end."""
 
@@ -492,7 +494,7 @@ class TestVerbs:
         root = shutil.copytree(bids_scans, tmp_path / "bids")
         (root / "sub-03" / "anat" / "sub-03_T1w.nii.gz").write_bytes(b"broken")
         common = ("evaluate", "-m", tiny_bundle.path, "--pairs", root, "-o", tmp_path / "out")
-        code, out, err = run(*common, "--device", "cpu", "--json", "-q")
+        code, out, err = run(*common, *QUICK, "--device", "cpu", "--json", "-q")
         result = answer(out)
         assert (code, list(result["failed"])) == (1, ["sub-03"])
         assert Path(result["report"]).is_file()
@@ -504,7 +506,7 @@ class TestVerbs:
         noisy = volume.voxels + np.random.default_rng(0).normal(0, 20, volume.voxels.shape)
         synthetic = nib_save(noisy.astype(np.float32), volume.affine, tmp_path / "made_T2w.nii.gz")
         files = ["--real", real, "--synthetic", synthetic]
-        code, out, _ = run("evaluate", *files, "-o", tmp_path / "scores", "--json")
+        code, out, _ = run("evaluate", *files, *QUICK, "-o", tmp_path / "scores", "--json")
         assert code == 0
         assert Path(answer(out)["report"]).is_file()
         assert answer(out)["summary"]
@@ -527,7 +529,7 @@ class TestVerbs:
             path = tmp_path / f"{name}.nii.gz"
             files[name] = nib_save(voxels.astype(np.float32), volume.affine, path)
         options = [word for name, path in files.items() for word in (f"--{name}", path)]
-        code, out, _ = run("evaluate", *options, "-o", tmp_path / "scores", "--json")
+        code, out, _ = run("evaluate", *options, *FEW_FIGURES, "-o", tmp_path / "scores", "--json")
         result = answer(out)
         assert code == 0
         assert "T1w_to_T2w" in result["lesions"]
@@ -546,9 +548,8 @@ class TestVerbs:
     def test_evaluate_the_shipped_model(
         self, run: Callable[..., Any], as_shipped: Bundle, bids_scans: Path, tmp_path: Path
     ) -> None:
-        quick = [f"--set={name}" for name in ("cycle=no", "shown_cases=0", "wasserstein_slices=2")]
         files = ["--pairs", bids_scans, "-o", tmp_path / "scores"]
-        code, out, err = run("evaluate", *files, *quick, "--json")
+        code, out, err = run("evaluate", *files, *QUICK, "--json")
         assert code == 0
         assert answer(out)["model"] == as_shipped.hash
         assert "with the shipped model" in err

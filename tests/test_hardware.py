@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,54 +32,65 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             choose_device(name)
 
 
-def detected(**limits: str) -> list[str]:
-    """[extension, whether bfloat16 is fast] in a new process: libraries read the limits once."""
-    code = (
-        "import torch; from mrbridge.hardware import fast_bfloat16, vector_extension; "
-        "print(vector_extension(), fast_bfloat16(torch.device('cpu')))"
-    )
-    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(
-        command, env=environment | limits, check=True, capture_output=True, text=True
-    )
-    return result.stdout.split()
+LIMITS: list[tuple[dict[str, str], str]] = [
+    ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
+    ({"DNNL_MAX_CPU_ISA": "avx2_vnni"}, "AVX2"),
+    ({"ATEN_CPU_CAPABILITY": "avx2"}, "AVX2"),
+    ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
+    ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "AVX512"),
+    ({"ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"),
+]
+NOT_EXCLUDED = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}
+DETECT = """
+import json, os, sys, torch
+from mrbridge.hardware import fast_bfloat16, vector_extension
+for limits in json.loads(sys.argv[1]):
+    if not os.fork():
+        os.environ.update(limits)
+        print(vector_extension(), fast_bfloat16(torch.device("cpu")), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
 
 @pytest.fixture(scope="module")
-def unlimited() -> list[str]:
-    """What this processor has."""
-    return detected()
+def detected() -> dict[str, list[str]]:
+    """[extension, whether bfloat16 is fast] for each choice of limits: without any, as `{}`.
+
+    Libraries read the limits once: each in a process of its own, a fork that has done nothing yet.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    choices = [{}, NOT_EXCLUDED, *(limits for limits, _ in LIMITS)]
+    done = subprocess.run(
+        [sys.executable, "-c", DETECT, json.dumps(choices)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.splitlines()
+    return {str(one): line.split() for one, line in zip(choices, lines, strict=True)}
 
 
-@pytest.mark.parametrize(
-    ("limits", "extension"),
-    [
-        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
-        ({"DNNL_MAX_CPU_ISA": "avx2_vnni"}, "AVX2"),
-        ({"ATEN_CPU_CAPABILITY": "avx2"}, "AVX2"),
-        ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, "AVX2"),
-        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "AVX512"),
-        ({"ATEN_CPU_CAPABILITY": "default"}, "DEFAULT"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("limits", "extension"), LIMITS, ids=str)
 def test_an_excluded_instruction_set_is_not_used(
-    limits: dict[str, str], extension: str, unlimited: list[str]
+    limits: dict[str, str], extension: str, detected: dict[str, list[str]]
 ) -> None:
-    if unlimited[0] != "AVX512":
-        pytest.skip(f"this processor has {unlimited[0]} only")
-    assert detected(**limits) == [extension, "False"]
+    if detected["{}"][0] != "AVX512":
+        pytest.skip(f"this processor has {detected['{}'][0]} only")
+    assert detected[str(limits)] == [extension, "False"]
 
 
-def test_a_limit_that_includes_bfloat16_changes_nothing(unlimited: list[str]) -> None:
-    assert detected(ONEDNN_MAX_CPU_ISA="AVX512_CORE_AMX") == unlimited
+def test_a_limit_that_includes_bfloat16_changes_nothing(detected: dict[str, list[str]]) -> None:
+    assert detected[str(NOT_EXCLUDED)] == detected["{}"]
 
 
-def test_bfloat16_is_fast_on_a_processor_with_avx512_bf16(unlimited: list[str]) -> None:
+def test_bfloat16_is_fast_on_a_processor_with_avx512_bf16(detected: dict[str, list[str]]) -> None:
     has = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    assert unlimited[1] == str(has)
+    assert detected["{}"][1] == str(has)
 
 
 def test_quick_kernels_are_for_cuda_and_for_a_while() -> None:

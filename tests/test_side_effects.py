@@ -25,6 +25,7 @@ import mrbridge
 from mrbridge import hardware
 from mrbridge.bundle import Bundle
 from mrbridge.dataset.store import Store
+from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import image2d
 
 LOGGERS = ("", "mrbridge", "pydicom", "torch")
@@ -89,7 +90,11 @@ def test_a_function_leaves_no_trace(
             scan, tmp_path / "made.nii.gz", model=tiny_bundle, device="cpu"
         ),
         "evaluate": lambda: mrbridge.evaluate(
-            tiny_bundle, bids_scans, out=tmp_path / "scores", device="cpu"
+            tiny_bundle,
+            bids_scans,
+            out=tmp_path / "scores",
+            settings=EvaluateSettings(shown_cases=1, wasserstein_slices=2, tissues=False),
+            device="cpu",
         ),
     }[verb]
     getattr(mrbridge, verb)  # what an import changes is not the call's

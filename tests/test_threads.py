@@ -163,7 +163,7 @@ import json
 from mrbridge.parallel import map_scans
 from tests.test_threads import environment_of
 if __name__ == "__main__":
-    outcomes = map_scans(environment_of, [1, 2], workers=2, label="x", imports=["torch"])
+    outcomes = map_scans(environment_of, [1, 2], workers=2, label="x", imports=["numpy"])
     print(json.dumps([result for _, result in outcomes][0]))
 """
     variables = environment_after(code, **({} if policy is None else {"OMP_WAIT_POLICY": policy}))

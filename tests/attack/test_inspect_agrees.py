@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 from tests.conftest import ellipsoids
+from tests.faults.table import Workshop
 from tests.fuzz.mutants import chunks, joined
 from tests.studies import T1W, datasets, enhanced, marked, oblique, save
 
@@ -179,14 +178,6 @@ def images2d() -> Iterator[tuple[str, bytes]]:
     yield "of a program_T1w.png", joined([head, text, pixels, end])
 
 
-def mrbridge(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command line."""
-    command = [sys.executable, "-m", "mrbridge", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | None, str | None]]:
     """Of each file, why `inspect` says that it cannot be used, and why `translate` refuses it."""
@@ -194,11 +185,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | No
     (folder / "in").mkdir()
     for name, content in files():
         (folder / "in" / name).write_bytes(content)
-    done = mrbridge("inspect", folder / "in", "--json")
-    assert done.returncode == 0
-    assert done.stderr == ""
-    items = json.loads(done.stdout.splitlines()[-1])["items"]
-    assert mrbridge("translate", "-i", folder / "in", "-o", folder / "out", "-m", GOLDEN)
+    run = Workshop(folder).run
+    done = run("inspect", folder / "in", "--json")
+    assert (done.code, done.err) == (0, "")
+    items = json.loads(done.out.splitlines()[-1])["items"]
+    done = run("translate", "-i", folder / "in", "-o", folder / "out", "-m", GOLDEN)
+    assert "Traceback" not in done.err
     report = json.loads((folder / "out" / "report.json").read_text())
     failed = {row["source"]: row["error"] for row in report["failed"]}
     made = {Path(row["source"]).name for row in report["done"]}

@@ -69,7 +69,6 @@ def test_decoders(sprung: Path, command: list[str]) -> None:
 def test_worker_processes(sprung: Path, bids_scans: Path) -> None:
     data = sprung.with_name("data")
     shutil.copytree(bids_scans, data, dirs_exist_ok=True)
-    run(data, "prepare", ".", "-o", "../store", "--workers", "2")
     run(data, "translate", "-i", ".", "-o", "../out", "-m", GOLDEN, "--workers", "2")
     assert not sprung.exists(), sprung.read_text()
 

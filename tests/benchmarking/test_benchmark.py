@@ -24,6 +24,8 @@ from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.training.run import Run
 from mrbridge.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 ARMS: dict[str, dict[str, Any]] = {"one": {"preset": "unet"}, "two": {"preset": "resnet"}}
 
 

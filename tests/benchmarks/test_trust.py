@@ -59,6 +59,7 @@ def command(tmp_path: Path) -> str:
     return f"{sys.executable} {script} {{input}} {{output}}"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_another_program_is_scored_by_the_same_protocol(
     pairs: Path, command: str, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_missing_outputs_and_a_failing_command_are_named(pairs: Path, tmp_path: 
         super_synth.main([*common, "--command", failing])
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_line_of_a_set_and_its_table(
     pairs: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,7 @@ def test_a_scan_is_read_from_its_own_files(
     if packed:
         archive = tmp_path_factory.mktemp("packed") / "cohort"
         source = Path(shutil.make_archive(str(archive), "zip", cohort))
-    for scan in find_scans(source).scans:
+    for scan in find_scans(source).scans[::3]:
         whole = io.read(source, series=scan.series)
         found = io.read(source, series=scan.series, files=scan.files)
         assert len(scan.files) == 12

@@ -51,14 +51,15 @@ def test_bids(run: Callable[..., Any], bids_scans: Path, tmp_path: Path) -> None
         assert synthetic.voxels.shape == original.voxels.shape
         assert synthetic.synthetic
         assert np.isfinite(synthetic.voxels).all()
-    result = run("evaluate", "-m", model, "--pairs", bids_scans, "-o", tmp_path / "scores")
+    few = ("--set", "shown_cases=1", "--set", "wasserstein_slices=4")
+    result = run("evaluate", "-m", model, "--pairs", bids_scans, "-o", tmp_path / "scores", *few)
     assert Path(result["report"]).is_file()
     assert result["summary"]
     rows = (tmp_path / "scores" / "scores.csv").read_text().splitlines()
     assert len(rows) > 8, "four subjects, two directions"
     scores = run(
         *("evaluate", "--real", bids_scans, "--synthetic", tmp_path / "made"),
-        *("-o", tmp_path / "files"),
+        *("-o", tmp_path / "files", "--set", "shown_cases=0"),
     )
     assert Path(scores["report"]).is_file()
 

@@ -12,14 +12,14 @@ from html import unescape
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mrbridge.bundle import save_bundle
 from mrbridge.errors import InputError, MrbridgeWarning, SettingsError, SomeScansFailed
-from mrbridge.evaluation import evaluate as evaluate_module, figures, result as result_module
+from mrbridge.evaluation import evaluate as evaluate_module, result as result_module
 from mrbridge.evaluation.evaluate import EvaluateSettings, evaluate, score
-from mrbridge.io.atomic import atomic_path
 from mrbridge.io.ownership import FIGURE_MARK
 from mrbridge.manifest import BundleManifest
 from mrbridge.networks.build import build_generator
@@ -30,26 +30,15 @@ from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.viewer import is_built
 
 QUICK = EvaluateSettings(cycle=False, shown_cases=0, wasserstein_slices=3)
-DRAW = figures._save
+DRAW = Figure.savefig
 
-
-@pytest.fixture(autouse=True)
-def _blank_figures(monkeypatch):
-    """Figures of one pixel: drawing them takes longer than all else with such small scans."""
-
-    def blank(_, path):
-        info = PngInfo()
-        info.add_text(*next(iter(FIGURE_MARK.items())))
-        with atomic_path(path) as temporary:
-            Image.new("L", (1, 1)).save(temporary, "PNG", pnginfo=info)
-
-    monkeypatch.setattr(figures, "_save", blank)
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """Figures as they are."""
-    monkeypatch.setattr(figures, "_save", DRAW)
+    monkeypatch.setattr(Figure, "savefig", DRAW)
 
 
 def lines_of(out):

@@ -1,8 +1,10 @@
-"""A bundle of four contrasts. Networks that are exported meet symbols in the places of sizes."""
+"""A bundle of four contrasts; exported networks, which meet symbols in the places of sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,13 +23,29 @@ FOUR = UNetSettings(levels=3, features=4, max_features=8, refine=4, inputs=5, ou
 WIDTH = 2
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _sizes_may_be_symbols() -> Iterator[None]:
+@contextmanager
+def unchecked() -> Iterator[None]:
     """The checks of annotations take a symbol (`torch.SymInt`) for no `int`."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sizes_may_be_symbols() -> Iterator[None]:
+    with unchecked():
+        yield
+
+
+@pytest.fixture(scope="session")
+def written(four_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """All generators of the bundle, two of them the tiny bundle's, exported by the verb."""
+    from mrbridge.inference.export import export
+
+    assert four_bundle.path is not None
+    with unchecked():
+        return export(four_bundle.path, tmp_path_factory.mktemp("export") / "new")
 
 
 @pytest.fixture(scope="session")

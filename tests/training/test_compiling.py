@@ -22,6 +22,8 @@ from mrbridge.training.settings import TrainSettings, resolve
 pytestmark = pytest.mark.usefixtures("quick_phantom")
 
 CYCLEGAN = {"adversarial_weight": 1.0, "cycle_weight": 10.0}
+SHALLOW = {"networks": {"generator": {"levels": 2, "dropout": 0.0}}}
+"""Networks that are quickly compiled; dropout would draw other numbers."""
 
 
 @pytest.mark.parametrize(("value", "expected"), [("on", True), ("off", False), ("auto", False)])
@@ -53,10 +55,8 @@ def compiled(unchecked: None, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module
 
 
 def both(tiny: Callable[..., Any], store: Store, folder: Path, *args: Any, **changes: Any) -> Any:
-    """Rows of a training without and with compilation; dropout would draw other numbers."""
-    settings = tiny(*args, precision="float32", learning_rate=1e-4, **changes).changed(
-        {"networks": {"generator": {"dropout": 0.0}}}
-    )
+    """Rows of a training without and with compilation."""
+    settings = tiny(*args, precision="float32", learning_rate=1e-4, **changes).changed(SHALLOW)
     return [
         train(store, folder / str(value), settings.changed({"compile": value}), device="cpu").rows
         for value in (False, True)
@@ -83,7 +83,7 @@ def test_compiled_and_plain_trainings_agree(
 def test_a_compiled_run_is_resumed_without_compilation(
     small_store: Store, tiny: Callable[..., Any], tmp_path: Path, compiled: list[nn.Module]
 ) -> None:
-    settings = tiny("bridge", compile=True, stop_after_epochs=1)
+    settings = tiny("bridge", compile=True, stop_after_epochs=1).changed(SHALLOW)
     train(small_store, tmp_path / "run", settings, device="cpu")
     assert compiled
     compiled.clear()

@@ -60,7 +60,10 @@ def shrunken(preset: str, **changes: Any) -> TrainSettings:
     return settings.changed({"networks": networks, **small, **changes})
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in PRESETS.keys() - {"bridge", "unet"}]
+
+
+@pytest.mark.parametrize("preset", ["bridge", "unet", *SLOW])
 def test_two_and_two_epochs_are_four(
     preset: str,
     small_store: Store,
@@ -189,10 +192,18 @@ def test_a_complete_run_has_nothing_to_resume_and_can_be_extended(
     assert longer.settings.epochs == 2
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run of one epoch is, once a test has asked for it."""
+    return tmp_path_factory.mktemp("once") / "run"
+
+
 class TestRefusals:
     @pytest.fixture
-    def run(self, small_store: Store, tmp_path: Path) -> Path:
-        return train(small_store, tmp_path / "run", shrunken("bridge", epochs=1), device="cpu").path
+    def run(self, once: Path, small_store: Store, tmp_path: Path) -> Path:
+        if not once.exists():
+            train(small_store, once, shrunken("bridge", epochs=1), device="cpu")
+        return Path(shutil.copytree(once, tmp_path / "run"))
 
     def test_a_folder_that_is_not_empty(self, small_store: Store, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")

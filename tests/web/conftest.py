@@ -128,6 +128,13 @@ def server(tiny_bundle: Bundle) -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(scope="session")
+def four(four_bundle: Bundle, tiny_bundle: Bundle) -> Iterator[Served]:  # noqa: F811
+    """A server with a model that takes four contrasts, and one that takes one scan."""
+    with serve(four_bundle, tiny_bundle, jobs=100) as served:
+        yield served
+
+
 @pytest.fixture
 def web(server: Served) -> Iterator[Served]:
     """The same server, without the scans of other tests."""

@@ -6,7 +6,7 @@ import io as streams
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,13 +243,6 @@ class TestTrueScan:
         assert job["comparison"] == {
             "refused": "The true scan is T1w, not T2w. Choose the scan that was acquired."
         }
-
-
-@pytest.fixture(scope="module")
-def four(four_bundle: Bundle, tiny_bundle: Bundle) -> Iterator[Served]:
-    """A server with a model that takes four contrasts, and one that takes one scan."""
-    with serve(four_bundle, tiny_bundle, jobs=100) as served:
-        yield served
 
 
 class TestSeveralScans:
