@@ -16,7 +16,7 @@ from mrbridge.inference import slices as module
 from mrbridge.inference.translator import Translator
 from mrbridge.networks.build import build_generator
 from mrbridge.networks.settings import Networks
-from mrbridge.phantom.subjects import varied_subject
+from mrbridge.phantom.subjects import VariedSubject, varied_subject
 from mrbridge.preprocessing.geometry import fit_size
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
@@ -108,9 +108,16 @@ def test_parity(bundle: Bundle, heads: dict[str, np.ndarray]) -> None:
     assert np.sqrt(np.mean(((made - expected) / 2) ** 2)) < 10 ** (-50 / 20)  # a PSNR of 50 dB
 
 
+@pytest.fixture(scope="module")
+def adult() -> VariedSubject:
+    return varied_subject(2, 0, 2.0)
+
+
 @pytest.mark.parametrize(("source", "target"), [("T1w", "T2w"), ("T2w", "T1w")])
-def test_the_shipped_model_hides_its_rounding(source: str, target: str) -> None:
-    voxels = varied_subject(2, 0, 2.0).seen[source].voxels[:, :, 24:60:6]
+def test_the_shipped_model_hides_its_rounding(
+    source: str, target: str, adult: VariedSubject
+) -> None:
+    voxels = adult.seen[source].voxels[:, :, 24:60:12]
     fine = Volume(np.kron(voxels, np.ones((2, 2, 1), np.int16)), np.eye(4))
     slices = fit_size(preprocess(fine, PreprocessSettings()).slices, 192, 256)
     translator = Translator("shipped", "cpu")

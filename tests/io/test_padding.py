@@ -15,6 +15,7 @@ from mrbridge.errors import MrbridgeWarning
 from mrbridge.io.padding import filled, find_padding, without_padding
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 SHAPE = (48, 56, 20)
 AFFINE = np.diag([4.0, 4.0, 8.0, 1.0])
 PADDINGS = [-1000, -1024, -2000, -32768, 32767, 65535, 1e30, 3.4e38]
@@ -145,7 +146,7 @@ def test_padding_that_is_known_is_filled() -> None:
 
 def translated(image: np.ndarray, folder: Path) -> np.ndarray:
     nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), folder / "one_T1w.nii")
-    mrbridge.translate(folder / "one_T1w.nii", folder / "one_T2w.nii", model="shipped")
+    mrbridge.translate(folder / "one_T1w.nii", folder / "one_T2w.nii", model=GOLDEN)
     return io.read(folder / "one_T2w.nii").voxels
 
 
