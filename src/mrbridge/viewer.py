@@ -10,6 +10,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ def embedded(
     return Embedded(title, _as_json(entries))
 
 
+@cache
 def packed_viewer() -> str | None:
     """The viewer for a report, compressed, in base64; None if this installation has none."""
     if not is_built():
