@@ -1,7 +1,7 @@
 """Scores of models on the development pairs, next to the best curve of each pair.
 
     python -m benchmarks.research.gate --models shipped DIR/bundle … [--data ../shared/data]
-        [--sets ms met110 slices] [--pictures DIR] [--people 8]
+        [--sets ms met110 slices] [--pictures DIR] [--people 8] [--every-slice]
 
 One JSON line a model: PSNR (dB) and SSIM of kind `fit` inside the brain, by set and direction: the
 mean, and by case. `curve` is the best monotone intensity curve, fitted on the very pair that it is
@@ -14,6 +14,8 @@ errors (and of the source's gradient), AUSE.
 `lesions`: of simulated people of held-out anatomies (label maps 17 to 20), how many lesions over
 0.5 ml that T1w shows have the right sign against a ring of 3 mm in the synthetic T2w, and how many
 have at least half of the real contrast.
+
+With `--every-slice`, networks compute every slice of close ones, and not every second.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from benchmarks.research.quality_sets import TO, Case, patients
 from benchmarks.research.uncertainty import people, quality
 from mrbridge import io, metrics
 from mrbridge.evaluation.calibration import gradient_size
+from mrbridge.inference import planes
 from mrbridge.inference.translator import Translator
 from mrbridge.phantom.subjects import VariedSubject
 from mrbridge.volume import Volume
@@ -160,7 +163,10 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--people", type=int, default=0)
+    parser.add_argument("--every-slice", action="store_true")
     options = parser.parse_args()
+    if options.every_slice:
+        planes.CLOSE_MM = 0.0
     maps = options.data / "label-maps" / "synthseg"
     subjects = people(maps, options.data / "lesion-masks" / "stroke", options.people)
     cases = {name: list(SETS[name](options.data)) for name in options.sets}

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 
 from mrbridge.inference.planes import (
     OTHERS,
+    between,
     cut,
     height,
     in_three_planes,
@@ -66,7 +67,10 @@ def test_what_is_only_copied_stays(spacing: float) -> None:
     stack = (np.sin(across)[:, None, None] * noise((1, 20, 22))).astype(np.float32)
     inside = np.ones(shape, bool)
     (made,) = in_three_planes(
-        [stack], inside, grid_of(shape, spacing), lambda s, f: ((s[0],), np.ones(len(s[0]), bool))
+        [stack],
+        inside,
+        grid_of(shape, spacing),
+        lambda s, f, _: ((s[0],), np.ones(len(s[0]), bool)),
     )
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, stack, atol=1e-6 if spacing == 1 else 0.02)
@@ -78,7 +82,7 @@ def test_the_mean_is_over_the_planes_that_were_translated() -> None:
     inside[2:6, 3:, :5] = True
 
     def make(
-        stacks: list[np.ndarray], foreground: np.ndarray
+        stacks: list[np.ndarray], foreground: np.ndarray, close: bool
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         seen.append(foreground)
         level = (-0.5, 0.1, 1.0)[len(seen) - 1]
@@ -94,6 +98,51 @@ def test_the_mean_is_over_the_planes_that_were_translated() -> None:
     assert made[3, 1, 8] == pytest.approx(-0.5), "only the axial slice"
     assert made[0, 5, 8] == pytest.approx(0.1), "only the coronal one"
     assert made[0, 0, 9] == -1, "none"
+
+
+@pytest.mark.parametrize(("gap", "close"), [(1.0, [True] * 3), (3.0, [False, True, True])])
+def test_which_slices_are_close(gap: float, close: list[bool]) -> None:
+    shape, seen = (8, 9, 10), []
+
+    def make(
+        stacks: list[np.ndarray], foreground: np.ndarray, close: bool
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        seen.append(close)
+        return (stacks[0],), np.ones(len(foreground), bool)
+
+    in_three_planes([noise(shape)], np.ones(shape, bool), grid_of(shape, gap), make)
+    assert seen == close
+
+
+class TestBetween:
+    """Slices that are not computed follow from their neighbours."""
+
+    given = noise((3, 30, 40))
+
+    def test_the_mean_where_the_given_slice_shows_nothing_new(self) -> None:
+        first, second = self.given[0], self.given[2]
+        given = np.stack([first, (first + second) / 2, second])
+        made = between(given, -first, 0.5 * second)
+        np.testing.assert_allclose(made, (0.5 * second - first) / 2, atol=1e-6)
+
+    @pytest.mark.parametrize("slope", [-1.0, 0.5])
+    def test_detail_follows_a_straight_line(self, slope: float) -> None:
+        expected = slope * self.given + 0.1
+        made = between(self.given, expected[0], expected[2])
+        plain = np.abs((expected[0] + expected[2]) / 2 - expected[1]).mean()
+        assert np.abs(made - expected[1]).mean() < 0.1 * plain
+
+    def test_background_next_to_anatomy_does_not_count(self) -> None:
+        given = np.full((3, 30, 40), 0.3, np.float32)
+        given[0, :15] = -1  # the head ends between the first slice and the others
+        after = np.full((30, 40), 0.6, np.float32)
+        before = np.where(given[0] > -1, np.float32(0.6), np.float32(-1))
+        np.testing.assert_allclose(between(given, before, after), 0.6, atol=1e-5)
+
+    def test_it_stays_in_range(self) -> None:
+        given = np.stack([self.given[0], np.full((30, 40), 1, np.float32), self.given[2]])
+        made = between(given, 2 * self.given[0], 2 * self.given[2])
+        assert np.abs(made).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,23 @@ def levelled(network: Any, slices: np.ndarray, in_float32: bool) -> np.ndarray:
     return np.broadcast_to(slices.mean(axis=(1, 2), keepdims=True), slices.shape)
 
 
+@pytest.fixture
+def every_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network computes every slice, however close they are."""
+    monkeypatch.setattr("mrbridge.inference.planes.CLOSE_MM", 0.0)
+
+
 AXES = ["LAS", "RAS", "PSR", "ILA"]
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 3)])
 @pytest.mark.parametrize("axes", AXES)
 def test_identity_in_three_planes(
-    axes: str, spacing: tuple[int, ...], tiny_bundle: Bundle, copying: Copying
+    axes: str,
+    spacing: tuple[int, ...],
+    tiny_bundle: Bundle,
+    copying: Copying,
+    every_slice: None,
 ) -> None:
     rng = np.random.default_rng(0)
     coarse = ndimage.gaussian_filter(rng.random((40, 44, 66)).astype(np.float32), 4)
@@ -105,8 +115,24 @@ def test_identity_in_three_planes(
     assert worst < (1e-5 if spacing[2] == 1 else 0.03)
 
 
+@pytest.mark.parametrize("spacing", [1, 3])
+def test_every_second_of_close_slices_is_computed(
+    spacing: int, tiny_bundle: Bundle, copying: Copying
+) -> None:
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.random((41, 44, 66)).astype(np.float32), 4)
+    scan = Volume(smooth[:, :, ::spacing], np.diag([1.0, 1, spacing, 1]))
+    made = Translator(tiny_bundle, "cpu", planes="all").translate(scan, "T2w", match=scan)
+    seen = sorted(shape[0] for shape in copying.shapes)
+    assert seen == sorted([21, 23, 34 if spacing == 1 else 22]), "sagittal, coronal, axial slices"
+    found = preprocess(scan, PreprocessSettings()).normalisation
+    expected = np.clip(scan.voxels, found.low, found.high)
+    worst = np.abs(made.voxels - expected).max() / np.ptp(expected)
+    assert worst < 0.03
+
+
 def test_three_planes_are_the_mean_of_their_results(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, every_slice: None
 ) -> None:
     use(monkeypatch, levelled)
     # Of multiples of 16, so that nothing is added to them.
@@ -304,6 +330,7 @@ def test_upright_slices_get_as_much_above_as_axial_ones_in_front(
     upright: tuple[int, int],
     tiny_bundle: Bundle,
     copying: Copying,
+    every_slice: None,
 ) -> None:
     """Heads of 96 rows have 16 more around them at 112, so that 70 rows become 86, and these 96."""
     changes = {"least_size": least, "planes": "all", "standard": PreprocessSettings(margin_mm=0)}

@@ -33,6 +33,13 @@ _THICK_MM = 8.0
 _HIGH_MM = 64.0
 """A lower stack shows too little of the head in coronal and sagittal slices for instance norm."""
 
+CLOSE_MM = 1.3
+"""Of slices closer than this, every second one is computed if there are three planes: scores are
+the same (docs/decisions/0011-planes.md)."""
+
+_LEAST_VARIANCE = 0.01
+"""Where the given image varies less, `between` does not follow its detail."""
+
 
 def planes_for(volume: Volume, wanted: str) -> tuple[str, ...]:
     """The planes in which a volume is sliced: all, unless axial slices are few or very thick."""
@@ -50,7 +57,7 @@ def in_three_planes(
     stacks: list[Stack],
     foreground: Mask,
     grid: SliceGrid,
-    make: Callable[[list[Stack], Mask], tuple[tuple[Stack, ...], Mask]],
+    make: Callable[[list[Stack], Mask, bool], tuple[tuple[Stack, ...], Mask]],
 ) -> tuple[Stack, ...]:
     """The means of the results of axial, coronal and sagittal slices.
 
@@ -60,8 +67,9 @@ def in_three_planes(
         foreground: the same shape.
         grid: of the slices. For the other planes, slices are resampled along their normal to the
             distance between rows.
-        make: takes the stacks in one plane and their foreground; returns results of the shape of a
-            stack and which of their slices count, shape (slices,).
+        make: takes the stacks in one plane, their foreground and whether their slices are close;
+            returns results of the shape of a stack and which of their slices count, shape
+            (slices,).
 
     Returns:
         One stack for each result of `make`, the shape of each of `stacks`; -1 where no slice
@@ -69,7 +77,9 @@ def in_three_planes(
     """
     planes = track(("axial", *OTHERS), "planes", 1 + len(OTHERS))
     next(planes)
-    results, counts = make(stacks, foreground)
+    assert grid.spacing is not None
+    close = [distance < CLOSE_MM for distance in grid.spacing]
+    results, counts = make(stacks, foreground, close[0])
     # How many planes count in a voxel is a sum of three vectors, one for each axis.
     count = _along(0, counts).astype(np.uint8)
     totals = [np.where(_along(0, counts), result, 0) for result in results]  # sums over the planes
@@ -81,8 +91,10 @@ def in_three_planes(
         high = [with_height(stack, rows) for stack in stacks]
         inside = with_height(foreground.astype(np.float32), rows) > 0.5
     for plane in planes:
-        results, counts = make([cut(stack, plane) for stack in high], cut(inside, plane))
-        counted = _along(OTHERS[plane][0], counts)
+        axis = OTHERS[plane][0]
+        parts = [cut(stack, plane) for stack in high]
+        results, counts = make(parts, cut(inside, plane), close[axis])
+        counted = _along(axis, counts)
         for total, result in zip(totals, results, strict=True):
             part = with_height(uncut(result, plane), slices)
             np.add(total, part, out=total, where=counted)
@@ -92,6 +104,50 @@ def in_three_planes(
         total /= np.maximum(count, 1)
         total[count == 0] = -1
     return tuple(totals)
+
+
+def how_many_computed(slices: int, distance_mm: float) -> int:
+    """How many of the slices of one of three planes the network computes."""
+    return slices // 2 + 1 if distance_mm < CLOSE_MM else slices
+
+
+def between(given: Stack, before: Stack, after: Stack) -> Stack:
+    """The result for a slice from those for its two neighbours.
+
+    It is their mean, and the detail of the given slice on top: what differs from the mean of the
+    given neighbours, times the slope of a local straight line from the given to the made image
+    (the guided filter, He et al. 2013, doi:10.1109/TPAMI.2012.213).
+
+    Args:
+        given: the slice and its neighbours, (3, rows, columns), range [-1, 1].
+        before, after: the results for its neighbours, (rows, columns).
+
+    Returns:
+        (rows, columns), range [-1, 1].
+    """
+    first, detail, second = given[0], given[1], given[2]
+    # Of a neighbour that is background where the other is anatomy, nothing is taken.
+    black = [(image <= -1).astype(np.float32) for image in (first, second)]
+    share = np.float32(0.5) * (1 + black[1] - black[0])  # of the first neighbour
+
+    def mean_of(one: Stack, other: Stack) -> Stack:
+        return share * one + (1 - share) * other
+
+    mean, made = mean_of(first, second), mean_of(before, after)
+    squares = mean_of(first * first, second * second)
+    products = mean_of(first * before, second * after)
+    x, y, xx, xy = _smooth(np.stack([mean, made, squares, products]))
+    slope = np.clip((xy - x * y) / (xx - x * x + np.float32(_LEAST_VARIANCE)), -2, 2)
+    result: Stack = np.clip(made + _smooth(slope[None])[0] * (detail - mean), -1, 1)
+    return result
+
+
+def _smooth(images: Stack) -> Stack:
+    """The means of 3 x 3 pixels of images, (images, rows, columns)."""
+    around = np.pad(images, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = around[:, :-2] + around[:, 1:-1] + around[:, 2:]
+    sums: Stack = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    return sums / np.float32(9)
 
 
 def _along(axis: int, counts: Mask) -> Mask:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrbridge.hardware import fast_bfloat16, in_threads
-from mrbridge.inference.planes import Mask, Stack, in_three_planes
+from mrbridge.inference.planes import Mask, Stack, between, in_three_planes
 from mrbridge.kernels import weight_cache
 from mrbridge.manifest import Direction
 from mrbridge.networks.build import Generator
@@ -72,9 +72,11 @@ class SliceTranslator:
         """
         around = self.least_size - stacks[0].shape[1]  # rows around the head in slices of training
 
-        def make(parts: list[Stack], foreground: Mask) -> tuple[tuple[Stack, ...], Mask]:
+        def make(
+            parts: list[Stack], foreground: Mask, close: bool = False
+        ) -> tuple[tuple[Stack, ...], Mask]:
             least = (parts[0].shape[1] + around, self.least_size)
-            made = self(parts, foreground, least)
+            made = self(parts, foreground, least, every_second=close)
             squares = (made[0] ** 2,) if spread else ()
             return (*made, *squares), shares_of(foreground) >= EMPTY
 
@@ -91,7 +93,11 @@ class SliceTranslator:
         return image, scale, np.sqrt(np.maximum(squares - image**2, 0))
 
     def __call__(
-        self, stacks: list[Stack], foreground: Mask | None, least: tuple[int, int] | None
+        self,
+        stacks: list[Stack],
+        foreground: Mask | None,
+        least: tuple[int, int] | None,
+        every_second: bool = False,
     ) -> tuple[Stack, ...]:
         """Translate slices.
 
@@ -100,6 +106,7 @@ class SliceTranslator:
             foreground: slices with almost none become background (-1), those with little are
                 computed in float32; None computes all.
             least: rows and columns to which smaller slices are padded; None: `least_size`.
+            every_second: compute every second slice; `between` makes the others from these.
 
         Returns:
             The same shape and range, float32; with a scale head also the scale of the error.
@@ -112,6 +119,8 @@ class SliceTranslator:
         if foreground is not None:
             shares = shares_of(foreground)
             wanted, faint = np.flatnonzero(shares >= EMPTY), shares < FAINT
+        skipped = wanted[1:-1][_inner(wanted)] if every_second else wanted[:0]
+        wanted = np.setdiff1d(wanted, skipped)
         made = [np.full(shape, -1, np.float32)]
         if self.head is not None:
             made.append(np.zeros(shape, np.float32))
@@ -128,6 +137,8 @@ class SliceTranslator:
                 calls = in_threads(work, batches, _MOST_THREADS)
             for _ in track(calls, "slices", len(batches)):
                 pass
+        for _ in in_threads(partial(_between, stacks[0], made), skipped, _MOST_THREADS):
+            pass
         return tuple(made)
 
     def _work(
@@ -173,6 +184,22 @@ class SliceTranslator:
     def _precision(self, in_float32: bool) -> torch.autocast:
         is_bfloat16 = fast_bfloat16(self.device) and not in_float32
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16)
+
+
+def _between(given: Stack, made: list[Stack], skipped: Iterable[int]) -> Iterator[None]:
+    """Complete slices that were not computed from their neighbours; yields after each."""
+    image, *scales = made
+    for index in skipped:
+        first, last = index - 1, index + 1
+        image[index] = between(given[first : last + 1], image[first], image[last])
+        for scale in scales:
+            scale[index] = (scale[first] + scale[last]) / 2
+        yield
+
+
+def _inner(wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which slices but the first and last are odd and between two others, (slices - 2,)."""
+    return (wanted[1:-1] % 2 == 1) & (wanted[2:] - wanted[:-2] == 2)
 
 
 def shares_of(foreground: Mask) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
 from mrbridge.hardware import choose_device
-from mrbridge.inference.planes import Mask, Stack, height, planes_for
+from mrbridge.inference.planes import Mask, Stack, height, how_many_computed, planes_for
 from mrbridge.inference.slices import SliceTranslator
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.manifest import AnyContrast, Direction, Uncertainty
@@ -261,11 +261,19 @@ class Translator:
         def padded(size: int) -> int:
             return size_multiple(max(size, manifest.least_size), multiple)
 
-        total = slices * padded(rows) * padded(columns)
-        if planes_for(found.head.volume, self.planes) != ("axial",):
-            upright = padded(height(slices, grid))
-            total += rows * upright * padded(columns) + columns * upright * padded(rows)
-        return total
+        if planes_for(found.head.volume, self.planes) == ("axial",):
+            return slices * padded(rows) * padded(columns)
+        upright = padded(height(slices, grid))
+        assert grid.spacing is not None
+        sizes = (
+            (slices, padded(rows) * padded(columns)),
+            (rows, upright * padded(columns)),
+            (columns, upright * padded(rows)),
+        )
+        return sum(
+            how_many_computed(count, distance) * pixels
+            for (count, pixels), distance in zip(sizes, grid.spacing, strict=True)
+        )
 
     def _factors(self, direction: Direction) -> tuple[float, float] | tuple[()]:
         """The conformal factors of a direction in three planes and in one; empty if unknown."""
