@@ -5,8 +5,8 @@
 
 The two patients of open-ms-mni at 1 mm, thicker slices as means of neighbouring ones, both
 directions, scored as in `quality.py` against the real scan of the same thickness. The shipped
-model saw none of them; what other models saw depends on their training. Seconds are of all four
-translations only.
+model saw none of them; what other models saw depends on their training. `every` is all planes with
+every slice computed, not every second of close ones. Seconds are of all four translations only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
@@ -24,11 +24,12 @@ from benchmarks.harness import keep_line
 from benchmarks.research.quality_scores import scores_of
 from benchmarks.research.quality_sets import TO, Case, patients
 from mrbridge.bundle import Bundle, load_bundle
+from mrbridge.inference import planes as aggregation
 from mrbridge.inference.translator import Translator
-from mrbridge.settings import Planes
 from mrbridge.volume import Volume
 
 Line = dict[str, Any]
+CHOICES = ("axial", "all", "every")
 
 
 def thicker(volume: Volume, times: int) -> Volume:
@@ -54,7 +55,10 @@ def thicker_case(case: Case, times: int) -> Case:
 
 def line(model: str, bundle: Bundle, planes: str, cases: list[Case], thickness: int) -> Line:
     """Scores and seconds of a model with a choice of planes."""
-    translator = Translator(bundle, planes=planes)
+    translator = Translator(bundle, planes="axial" if planes == "axial" else "all")
+    close = aggregation.CLOSE_MM
+    if planes == "every":
+        aggregation.CLOSE_MM = 0.0
     began = time.monotonic()
     made = {
         (case.name, to): translator.translate(replace(case.scans[given], contrast=given), to).voxels
@@ -62,6 +66,7 @@ def line(model: str, bundle: Bundle, planes: str, cases: list[Case], thickness: 
         for given, to in zip(reversed(TO), TO, strict=True)
     }
     seconds = time.monotonic() - began
+    aggregation.CLOSE_MM = close
     result = {"benchmark": "planes", "model": model, "thickness_mm": thickness, "planes": planes}
     return result | {"scores": scores_of(cases, made, "fit"), "seconds": round(seconds, 1)}
 
@@ -79,7 +84,7 @@ def main() -> None:
         bundle = load_bundle(model)
         for thickness in given.thickness:
             thick = [thicker_case(case, thickness) for case in cases]
-            for planes in get_args(Planes):
+            for planes in CHOICES:
                 keep_line(line(Path(model).name, bundle, planes, thick, thickness), given.out)
 
 

@@ -22,7 +22,7 @@ class TranslateSettings(Settings):
     planes: Annotated[Planes | None, Option(default="those of the model")] = Field(
         None,
         description="Planes in which volumes are sliced: axial, or all three, which is better and "
-        "takes three times as long.",
+        "takes longer.",
     )
     uncertainty: bool = Field(
         False,

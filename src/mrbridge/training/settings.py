@@ -98,8 +98,7 @@ class TrainSettings(Settings):
     )
     planes: Planes = Field(
         "axial",
-        description="Planes in which the bundle slices volumes; all is better and takes three "
-        "times as long.",
+        description="Planes in which the bundle slices volumes; all is better and takes longer.",
     )
     warm_up: float = Field(
         0.0,
