@@ -71,12 +71,13 @@ class SliceTranslator:
             head) and the standard deviation over the planes (0 with one plane).
         """
         around = self.least_size - stacks[0].shape[1]  # rows around the head in slices of training
+        is_of_pair = self.direction.settings is None  # others lose lesions if slices are skipped
 
         def make(
             parts: list[Stack], foreground: Mask, close: bool = False
         ) -> tuple[tuple[Stack, ...], Mask]:
             least = (parts[0].shape[1] + around, self.least_size)
-            made = self(parts, foreground, least, every_second=close)
+            made = self(parts, foreground, least, every_second=close and is_of_pair)
             squares = (made[0] ** 2,) if spread else ()
             return (*made, *squares), shares_of(foreground) >= EMPTY
 

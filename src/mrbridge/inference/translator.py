@@ -248,7 +248,7 @@ class Translator:
         return translate([slices], foreground, least)[0]
 
     def pixels(self, volume: Volume) -> int:
-        """How many pixels the network computes at most to translate a volume."""
+        """How many pixels a generator of the pair computes at most to translate a volume."""
         manifest = self.bundle.manifest
         multiple = manifest.networks.generator.multiple or 1
         found = crop_to_head(volume, manifest.standard.margin_mm)
