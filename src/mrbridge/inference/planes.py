@@ -34,8 +34,8 @@ _HIGH_MM = 64.0
 """A lower stack shows too little of the head in coronal and sagittal slices for instance norm."""
 
 CLOSE_MM = 1.3
-"""Of slices closer than this, the generators of the pair compute every second one if there are three
-planes (docs/decisions/0011-planes.md)."""
+"""Of slices closer than this, the generators of the pair compute every second one if there are
+three planes (docs/decisions/0011-planes.md)."""
 
 _LEAST_VARIANCE = 0.0005
 """Where the given image varies less, `between` does not follow its detail."""
