@@ -7,7 +7,7 @@
 The first writes `DIR/bundle`, the second adds scale heads and calibrates them. Subjects are
 simulated once and kept in DIR; call it again to continue a training that was stopped.
 
-What is shipped took six trainings, each from the weights of the one before (`--start`), as this
+What is shipped took seven trainings, each from the weights of the one before (`--start`), as this
 script grew (benchmarks/research/results/gate.jsonl):
 
 1. 8,000 steps (`--schedule 12000 --painted 0.5 --mixed 0.7 --lesions-from 4000`), slices not
@@ -20,6 +20,9 @@ script grew (benchmarks/research/results/gate.jsonl):
    steps had absolute errors only; the first 7,400, `--painted 0.85`, smaller lesions and more of
    those of multiple sclerosis.
 6. 12,000 steps of the generator to T1w (`--to T1w --rate 8e-4 --seed 7`), on the same subjects.
+7. 12,000 steps of the generator to T2w (`--to T2w --rate 8e-4 --seed 31`), on these subjects, 21 of
+   the others, and 12 with wide ventricles (`--widening 4.5 9 --pathology 0.4 --only 4 9 14 … 59`,
+   files renamed).
 
 Label maps: training_seg_01 to 16 of https://github.com/BBillot/SynthSeg, folder
 data/training_label_maps (Apache-2.0; 17 to 20 are for validation). Lesion masks in MNI space: those
