@@ -86,6 +86,12 @@ def inspected(messy: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspecte
     return Inspected(result, page, hashes(messy) == before)
 
 
+@pytest.fixture(scope="module")
+def clean(clean_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspection:
+    """The clean folder's result, with its page."""
+    return inspect(str(clean_folder), str(tmp_path_factory.mktemp("page") / "report.html"))
+
+
 def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in folder.iterdir()}
 
@@ -117,17 +123,17 @@ def test_the_page_lists_the_findings(inspected: Inspected) -> None:
         assert text in words
 
 
-def test_a_clean_page(clean_folder: Path, tmp_path: Path) -> None:
-    result = inspect(str(clean_folder), str(tmp_path / "report.html"))
+def test_a_clean_page(clean: Inspection) -> None:
     # These heads have no anatomy, which does not matter for training.
-    assert {finding.kind for finding in result.findings} <= {"refused scans", "unusual scans"}
-    text = str(result)
+    assert {finding.kind for finding in clean.findings} <= {"refused scans", "unusual scans"}
+    text = str(clean)
     assert text.startswith(
         "No problems found. 12 scans of 6 subjects (6 T1w, 6 T2w). 6 of 6 subjects have both "
         "T1w and T2w, on one grid: synthetic images can be scored on them."
     )
     assert re.search(r"\nTime: \d+ s", text)
-    assert "No problems found" in Page(tmp_path / "report.html").words
+    assert clean.report is not None
+    assert "No problems found" in Page(clean.report).words
 
 
 def test_the_output_does_not_depend_on_the_number_of_workers(
@@ -182,8 +188,8 @@ def many_findings(found: Inspection, count: int) -> Inspection:
     return replace(found, facts=facts, findings=findings)
 
 
-def test_the_length_of_the_page_is_bounded(clean_folder: Path, tmp_path: Path) -> None:
-    clean, sizes = inspect(clean_folder, images=True), []
+def test_the_length_of_the_page_is_bounded(clean: Inspection, tmp_path: Path) -> None:
+    sizes = []
     for count in (500, 2_000):
         found = many_findings(clean, count)
         write_report(found, tmp_path / "page.html")
