@@ -60,10 +60,11 @@ def shrunken(preset: str, **changes: Any) -> TrainSettings:
     return settings.changed({"networks": networks, **small, **changes})
 
 
-SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in PRESETS.keys() - {"bridge", "unet"}]
+QUICK = ("bridge", "unet")
+SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in PRESETS if one not in QUICK]
 
 
-@pytest.mark.parametrize("preset", ["bridge", "unet", *SLOW])
+@pytest.mark.parametrize("preset", [*QUICK, *SLOW])
 def test_two_and_two_epochs_are_four(
     preset: str,
     small_store: Store,
