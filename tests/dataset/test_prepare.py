@@ -196,6 +196,16 @@ def test_a_file_under_another_name_is_a_leak(contrast: str, bids: Maker, tmp_pat
         prepare(root, tmp_path / "store")
 
 
+def test_scans_of_one_subject_that_show_two_heads_are_reported(bids: Maker, tmp_path: Path) -> None:
+    path = bids(subjects=3) / "sub-02/anat/sub-02_T2w.nii.gz"
+    scan = io.read(path)
+    io.write(replace(scan, voxels=np.roll(scan.voxels, 5, 1)), path)
+    message = r"sub-02_T2w.nii.gz: does not show the anatomy of sub-02_T1w.nii.gz"
+    with pytest.warns(MrbridgeWarning, match=message) as caught:
+        prepare(tmp_path / "bids", tmp_path / "store")
+    assert len(caught) == 1
+
+
 def test_a_table_with_splits(bids: Maker, tmp_path: Path) -> None:
     bids(3)
     rows = ["subject,session,contrast,path,split"]

@@ -38,6 +38,7 @@ def cohort(tmp_path: Path, make_scan: Callable[..., Volume]) -> Path:
         series = generate_uid(entropy_srcs=["cohort", str(patient), str(number)])
         for place, one in enumerate(made):
             one.PatientID, one.StudyInstanceUID = f"P{patient}", f"1.2.{patient}"
+            one.PatientBirthDate = f"1970010{patient}"
             one.SeriesInstanceUID, one.SOPInstanceUID = series, f"{series}.{place}"[:64]
         return save(tmp_path / f"{NAME}{patient}", made, prefix=f"{NAME}.MR.{number}.")
 
@@ -97,9 +98,20 @@ def test_one_identifier_of_several_people_is_reported(cohort: Path) -> None:
     assert len({scan.subject for scan in found.scans}) == 1
 
 
+def test_one_person_under_two_identifiers_is_reported(cohort: Path) -> None:
+    names = ["", "Doe^Jane", "DOE^JANE^", "Doe^Jane", "Anonymous"]
+    born = ["", "19500101", "19500101", "19610203", "19500101"]
+    retagged(cohort, PatientName=names, PatientBirthDate=born)
+    with pytest.warns(MrbridgeWarning, match="^1 name with one birth date and several") as caught:
+        found = find_scans(cohort)
+    assert len({scan.subject for scan in found.scans}) == 4
+    assert not re.search("(?i)doe|jane", str(caught[0].message))
+
+
 def test_the_case_of_an_identifier_makes_no_other_person(cohort: Path) -> None:
     """As within a series; else one person may be in several splits."""
-    retagged(cohort, PatientID=["", "mr-7", "MR-7", "Mr-7", "MR-8"])
+    identifiers = ["", "mr-7", "MR-7", "Mr-7", "MR-8"]
+    retagged(cohort, PatientID=identifiers, PatientBirthDate="")
     assert len({scan.subject for scan in find_scans(cohort).scans}) == 2
 
 

@@ -135,6 +135,15 @@ class TestSyntheses:
         found = find_synthetic(tmp_path / "a/anything.nii.gz", tmp_path / "b/else.nii.gz")
         assert [(c.name, c.synthetic.name) for c in found.cases] == [("anything", "else.nii.gz")]
 
+    def test_a_real_scan_whose_name_says_that_it_is_synthetic(self, tmp_path):
+        touch(tmp_path, "real/a_fake_T2w.nii.gz", "made/a_T2w.nii.gz")
+        fake = tmp_path / "real/a_fake_T2w.nii.gz"
+        with pytest.raises(InputError, match="is synthetic, by 'fake' in its name"):
+            find_synthetic(fake, tmp_path / "made/a_T2w.nii.gz")
+        with pytest.raises(InputError, match="no synthetic image that matches"):
+            find_synthetic(tmp_path / "real", tmp_path / "made")
+        assert find_synthetic(fake, tmp_path / "made/a_T2w.nii.gz", force=True).cases
+
     def test_the_real_scan_is_not_its_own_synthetic_image(self, tmp_path):
         touch(tmp_path, "a_T2w.nii.gz", "b_T2w.nii.gz")
         scan, link = tmp_path / "a_T2w.nii.gz", tmp_path / "link.nii.gz"

@@ -96,6 +96,14 @@ class TestPairs:
             result = evaluate(model, bids, settings=QUICK)
         assert [one for one in result.remarks if "inflated" in one]
 
+    def test_scans_of_two_subjects_that_were_swapped(self, bids, world):
+        one, other = (bids / f"sub-0{n}/anat/sub-0{n}_T2w.nii.gz" for n in (1, 2))
+        one.rename(bids / "third.nii.gz")
+        other.rename(one)
+        (bids / "third.nii.gz").rename(other)
+        with pytest.warns(MrbridgeWarning, match=r"images of 2 cases do .* \(sub-01, sub-02\)"):
+            evaluate(world.Copying(), bids, settings=QUICK)
+
     def test_infinite_scores_are_null_in_json(self, bids, world, tmp_path):
         scan = bids / "sub-01/anat/sub-01_T2w.nii.gz"
         world.save(world.t2w_of(world.t1w_of(1)), tmp_path / "same.nii.gz")
@@ -341,6 +349,16 @@ class TestFiles:
             for measure in ("psnr", "ssim", "mae"):
                 assert one[kind][measure]["mean"] == pytest.approx(other[kind][measure]["mean"])
         assert set(files.summary["to_T2w"]) == {"model"}
+
+    def test_images_of_two_subjects_that_were_swapped(self, world, tmp_path):
+        for number, other in ((1, 3), (2, 2), (3, 1)):
+            world.save(world.t1w_of(number), tmp_path / f"real/sub-0{number}_T1w.nii.gz")
+            made = 1 / (300 + world.t1w_of(other)) * world.inside()
+            world.save(made, tmp_path / f"made/sub-0{number}_T1w.nii.gz")
+        message = r"images of 2 cases do not show the same anatomy \(sub-01, sub-03\)"
+        with pytest.warns(MrbridgeWarning, match=message):
+            result = score(tmp_path / "real", tmp_path / "made", settings=QUICK)
+        assert [one for one in result.remarks if "two people" in one]
 
     def test_single_files_and_a_mask(self, bids, synthetic_images, world, tmp_path):
         half = world.inside()

@@ -111,6 +111,23 @@ def half_a_step_apart(workshop: Workshop) -> Outcome:
 
 
 @fault("dicom")
+def several_acquisitions(workshop: Workshop) -> Outcome:
+    """Two acquisitions in one series, next to one another"""
+    for path in study()[:3]:
+        one = dcmread(path)
+        one.RepetitionTime = 500
+        one.save_as(path)
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def contradiction(workshop: Workshop) -> Outcome:
+    """A description that contradicts the timing"""
+    study(SeriesDescription="t2 tse")
+    return workshop.translate("study", out="out")
+
+
+@fault("dicom")
 def several_series(workshop: Workshop) -> Outcome:
     """Two series of the contrast"""
     study(number=3)

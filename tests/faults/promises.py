@@ -6,6 +6,7 @@ A test is `file::name` below `tests`, or a folder.
 from __future__ import annotations
 
 _ATTACK, _SURVIVAL = "attack", "end_to_end/test_survival.py"
+_BIDS, _STUDIES = "io/test_bids.py", "io/test_dicom_faults.py"
 _BUNDLES = "attack/test_bundles_are_data.py"
 _CHECKED = "attack/test_checked_when_read.py"
 _HEADERS = "attack/test_dicom_headers.py"
@@ -291,6 +292,50 @@ PROMISES: list[tuple[str, list[str]]] = [
         [
             "dataset/test_prepare_dicom.py::test_a_placeholder_does_not_make_one_person_of_several",
             "dataset/test_prepare_dicom.py::test_one_identifier_of_several_people_is_reported",
+        ],
+    ),
+    (
+        "One name and birth date under two PatientIDs, which may be in two splits, is reported",
+        ["dataset/test_prepare_dicom.py::test_one_person_under_two_identifiers_is_reported"],
+    ),
+    (
+        "Acquisitions of one series half a slice apart are told apart by the numbers of their "
+        "images; without SliceThickness, this is reported",
+        [f"{_STUDIES}::TestSlices::test_two_volumes_half_a_step_apart_in_one_acquisition"],
+    ),
+    (
+        "A DICOM header that contradicts itself about the contrast is reported; one that says "
+        "anywhere that it is synthetic is refused",
+        [
+            f"{_STUDIES}::test_a_header_that_contradicts_itself",
+            f"{_STUDIES}::test_a_series_that_says_that_it_is_synthetic",
+        ],
+    ),
+    (
+        "A sidecar that says another contrast than the name of its scan, or a contrast agent, a "
+        "map or the like, is reported; one that says that it is synthetic makes it so",
+        [
+            "io/test_nifti.py::test_a_sidecar_of_another_scan",
+            "io/test_nifti.py::test_a_sidecar_says_that_a_scan_is_synthetic",
+        ],
+    ),
+    (
+        "`evaluate` refuses a real scan whose name says that it is synthetic",
+        [f"{_SYNTHESES}::test_a_real_scan_whose_name_says_that_it_is_synthetic"],
+    ),
+    (
+        "Synthetic scans in a table are left out; a table that contradicts the names of its files "
+        "is reported",
+        [
+            f"{_BIDS}::test_synthetic_scans_of_a_table_are_left_out",
+            f"{_BIDS}::test_a_table_that_contradicts_names",
+        ],
+    ),
+    (
+        "`prepare`, `evaluate` and `translate --also` report images of two anatomies",
+        [
+            "evaluation/test_evaluate.py::TestPairs::test_scans_of_two_subjects_that_were_swapped",
+            "evaluation/test_evaluate.py::TestFiles::test_images_of_two_subjects_that_were_swapped",
         ],
     ),
     (

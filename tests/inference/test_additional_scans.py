@@ -17,7 +17,7 @@ from tests.studies import T1W, T2W, datasets, save
 
 from mrbridge import io, models
 from mrbridge.bundle import Bundle
-from mrbridge.errors import InputError, SettingsError
+from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
 from mrbridge.inference import additional_scans
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.synthesis import Request
@@ -116,6 +116,15 @@ class TestFiles:
         np.testing.assert_array_equal(given[0]["FLAIR"].voxels, flair.voxels)
         note = json.loads((tmp_path / "out" / "sub-06_desc-synth_T2w.json").read_text())
         assert not note["AdditionalSources"][0]["Registered"]
+
+    def test_on_one_grid_after_a_movement(
+        self, four_bundle: Bundle, folder: Path, tmp_path: Path
+    ) -> None:
+        path = folder / "sub-06_FLAIR.nii.gz"
+        flair = io.read(path)
+        io.write(replace(flair, voxels=np.roll(flair.voxels, 5, 1)), path)
+        with pytest.warns(MrbridgeWarning, match="FLAIR.nii.gz does not show the anatomy of the"):
+            run_one(four_bundle, folder, tmp_path / "out", also=[path])
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_a_volume_is_chosen_where_there_are_several(

@@ -369,6 +369,35 @@ def test_a_table(suffix: str, separator: str, tmp_path: Path) -> None:
     assert reasons(found) == {"3.nii.gz": "is FLAIR"}
 
 
+@pytest.mark.parametrize("contrast", ["synthetic T1w", "T1w (synth)", "fake T1"])
+def test_synthetic_scans_of_a_table_are_left_out(contrast: str, tmp_path: Path) -> None:
+    table = tmp_path / "scans.csv"
+    table.write_text(f"subject,contrast,path\n1,T1w,a.nii.gz\n1,{contrast},b.nii.gz\n")
+    found = find_scans(table)
+    assert summary(found) == [("1", None, "T1w", "a.nii.gz")]
+    assert reasons(found) == {"b.nii.gz": f"is '{contrast}' by line 3 of the table"}
+    assert len(find_scans(table, force=True).scans) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "warning"),
+    [
+        ("2,T1w,sub-02_T2w.nii.gz", "line 4 says T1w, and the name of its file T2w$"),
+        ("1,T2w,sub-02_T2w.nii.gz", "lines 3 and 4 name two subjects for files of sub-02$"),
+        ("1,T2w,other/sub-02_T2w.nii.gz", None),
+        ("sub-2,T2w,sub-02_T2w.nii.gz", None),
+    ],
+)
+def test_a_table_that_contradicts_names(row: str, warning: str | None, tmp_path: Path) -> None:
+    rows = ["subject,contrast,path", "1,T1w,sub-01_T1w.nii.gz", "2,T1w,sub-02_T1w.nii.gz", row]
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        find_scans(tmp_path / "scans.csv")
+    assert len(caught) == (warning is not None)
+    assert all(re.search(f"{warning}", str(one.message)) for one in caught)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

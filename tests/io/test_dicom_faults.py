@@ -135,6 +135,42 @@ class TestSlices:
             save(tmp_path, made, prefix=f"time{number}-")
         refused(tmp_path, "holds 2 images at each of 7 positions")
 
+    @pytest.mark.parametrize("thickness", ["4.5", None])
+    @pytest.mark.parametrize("again", [True, False])
+    def test_two_volumes_half_a_step_apart_in_one_acquisition(
+        self, thickness: str | None, again: bool, tmp_path: Path
+    ) -> None:
+        """Only the numbers of the images tell them apart; each volume may be numbered from 1."""
+        first, second = marked(), marked(seed=2)
+        second.affine[:3, 3] += second.affine[:3, 2] / 2
+        made = [*datasets(first, **T1W), *datasets(second, **T1W)]
+        for place, one in enumerate(made):
+            one.SOPInstanceUID, one.SliceThickness = generate_uid(), thickness
+            one.InstanceNumber = place % 7 if again else place
+        save(tmp_path, made)
+        if thickness is None:
+            with pytest.warns(MrbridgeWarning, match="it may be several acquisitions"):
+                io.read(tmp_path)
+            return
+        refused(tmp_path, r"holds 2 series.*5:1.*from image 0,.*5:2.*from image (0|7),")
+        for number, volume in enumerate((first, second), start=1):
+            assert_same(io.read(tmp_path, series=f"5:{number}"), volume)
+
+    @pytest.mark.parametrize("keyword", ["SeriesNumber", "RepetitionTime", "InversionTime"])
+    def test_several_acquisitions_next_to_one_another(self, keyword: str, tmp_path: Path) -> None:
+        made = datasets(marked(), **T1W)
+        for one in made[:3]:
+            setattr(one, keyword, getattr(one, keyword) + 700)
+        save(tmp_path, made)
+        refused(tmp_path, rf"its images are of several acquisitions \({keyword} from \d+ to \d+")
+
+    def test_times_that_follow_a_trigger(self, tmp_path: Path) -> None:
+        made = datasets(marked(), **T1W)
+        for place, one in enumerate(made):
+            one.RepetitionTime += 10 * place
+        save(tmp_path, made)
+        assert_same(io.read(tmp_path), marked())
+
     @pytest.mark.parametrize("kind", ["classic", "stacks", "frames"])
     def test_two_volumes_half_a_step_apart(self, kind: str, tmp_path: Path) -> None:
         first, second = marked(), marked(seed=2)
@@ -798,6 +834,33 @@ class TestKinds:
         save(tmp_path, KINDS[kind](), prefix="other")
         write_series(tmp_path)
         assert io.read(tmp_path).voxels.shape == (20, 24, 7)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"SeriesDescription": "t2 tse"}, "though its description says T2w"),
+        ({"AcquisitionContrast": "T2"}, "though its acquisition contrast says T2w"),
+    ],
+)
+def test_a_header_that_contradicts_itself(tags: dict[str, str], words: str, tmp_path: Path) -> None:
+    save(tmp_path, datasets(marked(), **T1W | tags))
+    with pytest.warns(MrbridgeWarning, match=f"series 5: is taken for T1w: .*{words}"):
+        assert io.read(tmp_path).contrast == "T1w"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SeriesDescription": "T1 synthetic"},
+        {"ImageComments": "made by SynthSR"},
+        {"ImageType": ["DERIVED", "SECONDARY", "SYNTHETIC"]},
+    ],
+)
+def test_a_series_that_says_that_it_is_synthetic(tags: dict[str, Any], tmp_path: Path) -> None:
+    save(tmp_path, datasets(marked(), **T1W | tags))
+    (series,) = find_series(tmp_path).series
+    assert series.why_not == "is synthetic already"
 
 
 class TestSeveral:

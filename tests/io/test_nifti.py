@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
 import tempfile
@@ -693,3 +694,37 @@ def test_a_file_without_content_is_valid() -> None:
 
 def test_repetition_is_compressed() -> None:
     assert len(b"".join(nifti.gzipped([bytes(1 << 20)]))) < 1 << 13
+
+
+MPRAGE = {"ScanningSequence": "GR_IR", "EchoTime": 0.003, "InversionTime": 0.9, "FlipAngle": 8}
+TSE = {"ScanningSequence": "SE", "EchoTime": 0.095, "RepetitionTime": 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar", "words"),
+    [
+        ("T1w", MPRAGE | {"RepetitionTime": 2.3}, None),
+        ("T1w", TSE, "contradicts its name, T1w: it is T2w: long echo .*TE 95 ms, TR 6000 ms"),
+        ("T2w", TSE, None),
+        ("FLAIR", TSE, None),  # its inversion time is not stated
+        ("T1w", {"ContrastBolusIngredient": "GADOLINIUM"}, "was taken after a contrast agent"),
+        ("T1w", {"EchoTime": "?", "ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "phase images"),
+        ("T1w", {"EchoTime": [], "ScanOptions": {}, "SeriesDescription": None}, None),
+    ],
+)
+def test_a_sidecar_of_another_scan(
+    name: str, sidecar: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    path = io.write(Volume(np.ones((4, 5, 6), np.float32), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    path.with_name(f"{name}.json").write_text(json.dumps(sidecar))
+    if words is None:
+        assert io.read(path).contrast == name
+        return
+    with pytest.warns(MrbridgeWarning, match=words):
+        assert io.read(path).contrast == name
+
+
+def test_a_sidecar_says_that_a_scan_is_synthetic(tmp_path: Path) -> None:
+    path = io.write(Volume(np.ones((4, 5, 6), np.float32), np.eye(4)), tmp_path / "T1w.nii.gz")
+    path.with_name("T1w.json").write_text('{"SyntheticData": true}')
+    assert io.read(path).synthetic

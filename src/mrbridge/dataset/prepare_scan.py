@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mrbridge.dataset.pairs import show_one_head
 from mrbridge.dataset.settings import PrepareSettings, SliceRange
 from mrbridge.dataset.store import (
     FORMAT,
@@ -122,8 +124,8 @@ class _Reference:
     alignment: Alignment | None = None
 
 
-_Found = tuple[Crop, Volume]
-"""The box around the head in a scan, and the grid of the whole scan."""
+_Found = tuple[Crop, Volume, NDArray[np.float32]]
+"""The box around the head in a scan, the grid of the whole scan, and its preprocessed slices."""
 
 
 def prepare_scans(jobs: Sequence[Job]) -> list[ScanRecord | MrbridgeError | None]:
@@ -184,7 +186,9 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
         crop=reference.crop,
     )
     if job.reference is None and scan.series is None and found is not None:
-        found[scan.path] = result.crop, grid_of(volume)
+        found[scan.path] = result.crop, grid_of(volume), result.slices
+    elif job.reference is not None and reference.crop is not None and found:
+        _compare(result, found.get(job.reference.path), scan, job.reference)
     kept = _kept_slices(result, job)
     if not kept.size:
         if volume.is_2d:
@@ -223,6 +227,18 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
     )
     write_scan(job.store, record, values)
     return record
+
+
+def _compare(result: Preprocessed, known: _Found | None, scan: Scan, reference: Scan) -> None:
+    """Warn if a scan on the grid of its reference does not show the same head."""
+    if known is None or known[2].shape != result.slices.shape:
+        return
+    if not show_one_head(result.slices + 1, known[2] + 1, result.grid.spacing):
+        warn_about(
+            scan.path,
+            f"does not show the anatomy of {reference.name}, though both are on one grid and of "
+            "one subject: one of them is of another person, or the head moved",
+        )
 
 
 def _kept_slices(result: Preprocessed, job: Job) -> np.ndarray:
@@ -293,7 +309,8 @@ def _take_crop(
             return _Reference(), volume
         if grid_difference(stored_like(volume, other), other) is None:
             other = black_background(other, scan.contrast)
-            known = crop_to_head(other, settings.standard.margin_mm).crop, grid_of(other)
+            crop = crop_to_head(other, settings.standard.margin_mm).crop
+            known = crop, grid_of(other), np.empty(0, np.float32)
     turned = volume if known is None else stored_like(volume, known[1])
     if known is None or grid_difference(turned, known[1]) is not None:
         return _Reference(), volume

@@ -162,7 +162,7 @@ def find_synthetic(real: str | Path, synthetic: str | Path, *, force: bool = Fal
     inside = {path.resolve() for path, _ in images}
     reals = [
         (path, relative)
-        for path, relative in _scans(real, [], force=force)
+        for path, relative in _scans(real, [], force=force, acquired=True)
         if real.is_file() or (path.resolve() not in inside and _SYNTHETIC not in path.name)
     ]
     are_files = real.is_file() and synthetic.is_file()
@@ -291,17 +291,19 @@ def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
     return masks
 
 
-def _scans(root: Path, left_out: list[tuple[str, str]], *, force: bool) -> list[tuple[Path, Path]]:
-    """Readable files whose names do not say that they are something else."""
+def _scans(
+    root: Path, left_out: list[tuple[str, str]], *, force: bool, acquired: bool = False
+) -> list[tuple[Path, Path]]:
+    """Readable files whose names do not say that they are something else, or, if they must be
+    `acquired`, synthetic."""
     kept = []
     for path, relative in files_below(root):
         identity = of_path(relative)
-        if identity.is_other and not force:
+        reason = identity.objection if identity.is_other or acquired else None
+        if reason and not force:
             if root.is_file():
-                raise InputError(
-                    identity.reason, path=path, remedy="Name another scan, or use --force."
-                )
-            left_out.append((path.name, identity.reason))
+                raise InputError(reason, path=path, remedy="Name another scan, or use --force.")
+            left_out.append((path.name, reason))
         else:
             kept.append((path, relative))
     return kept

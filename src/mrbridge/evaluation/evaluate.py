@@ -221,11 +221,10 @@ def _evaluate(
             f"of {counted(len(cases), 'case')}, none could be scored; {name}: {reason}",
             remedy="Correct the scans, or choose others.",
         )
-    left_out_lesions = summary.lesions_left_out(scored)
-    for remark in left_out_lesions:
-        if NO_RING in remark:  # small ones are left out by definition: the report says so
-            warnings.warn(remark, MrbridgeWarning, stacklevel=3)
-    remarks += left_out_lesions
+    misplaced, lesions_left_out = summary.out_of_register(scored), summary.lesions_left_out(scored)
+    for remark in (*misplaced, *(one for one in lesions_left_out if NO_RING in one)):
+        warnings.warn(remark, MrbridgeWarning, stacklevel=3)  # not of small lesions, by definition
+    remarks += [*misplaced, *lesions_left_out]
     used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
     measures, lesions = summary.summarise_measures(scored), summary.lesion_counts(scored)

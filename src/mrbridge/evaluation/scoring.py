@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge import metrics
+from mrbridge.dataset.pairs import show_one_head
 from mrbridge.evaluation import figures
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.lesions import worst_lesions
@@ -93,6 +94,8 @@ class Result:
         cycle: `cycle` and `noisy`: scores of the source scan after a cycle.
         figures: paths by kind (`slices`, `by_slice`, `lesions`, `reliability`).
         measured: lesions, tissues, detail, uncertainty; empty without a real target.
+        is_in_register: whether the real target shows the head of the source or, without a model,
+            of the synthetic image, in register.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -104,6 +107,7 @@ class Result:
     voxels: int = 0
     figures: dict[str, Path] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
+    is_in_register: bool = True
     embedded: Embedded | None = None
 
 
@@ -291,6 +295,9 @@ def _against_real(
         counts=figures.count_jointly(real[inside], fitted["model"][inside]),
         voxels=int(inside.sum()),
         measured=measure(scans, job.settings, plain, images["model"], widths),
+        is_in_register=show_one_head(
+            target, images["model" if job.model is None else "copy"], scans.spacing
+        ),
     )
     # Outside the mask nothing is scored: the synthetic image is shown without the fit.
     panels = replace(plain, synthetic=np.where(inside, fitted["model"], plain.synthetic))

@@ -16,6 +16,7 @@ from mrbridge.evaluation.result import MEASURES, METHODS, Outcome, Scored, Verdi
 from mrbridge.evaluation.tissues import limits_of_agreement
 from mrbridge.reports import counted
 
+_NAMED = 4  # cases, in a remark
 _Key = TypeVar("_Key")
 
 
@@ -79,6 +80,23 @@ def lesions_left_out(cases: Sequence[Scored]) -> list[str]:
             text = f"{why.total()} of {total} in the masks are not measured: {parts}."
             directions[text].append(key)
     return [f"{' and '.join(keys)}: {text}" for text, keys in directions.items()]
+
+
+def out_of_register(cases: Sequence[Scored]) -> list[str]:
+    """A sentence on the cases whose two images do not show one head; none if all do."""
+    found = [
+        one.case.name
+        for one in cases
+        if not all(result.is_in_register for result in one.results.values())
+    ]
+    if not found:
+        return []
+    named = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+    return [
+        f"The two images of {counted(len(found), 'case')} do not show the same anatomy ({named}): "
+        "they are of two people, the head moved between them, or the synthetic one failed. Check "
+        "which files belong together."
+    ]
 
 
 def wasserstein(

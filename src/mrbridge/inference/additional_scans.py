@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.errors import InputError, SettingsError
+from mrbridge.dataset.pairs import show_one_head
+from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
 from mrbridge.inference.in_memory import as_volume
 from mrbridge.io import is_dicom
 from mrbridge.io.remote import localise
+from mrbridge.preprocessing.foreground import black_background
+from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import Registration, register
 from mrbridge.preprocessing.resample import grid_difference, resample, stored_like
 from mrbridge.volume import Volume
@@ -207,6 +211,14 @@ def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:
     """
     other = replace(other, volume=stored_like(other.volume, scan))
     if grid_difference(scan, other.volume) is None:
+        slices = [to_slices(black_background(one), None) for one in (scan, other.volume)]
+        if not show_one_head(slices[0][0], slices[1][0], slices[0][1].spacing):
+            warnings.warn(
+                f"{shown} does not show the anatomy of the scan, though both are on one grid: it "
+                "is of another person, or the head moved",
+                MrbridgeWarning,
+                stacklevel=2,
+            )
         return other
     try:
         found = register(other.volume, scan, "rigid", SEED)

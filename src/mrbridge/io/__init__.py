@@ -12,7 +12,7 @@ import numpy as np
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, about
 from mrbridge.io import image2d
-from mrbridge.io.atomic import reading, suffix_of, writing
+from mrbridge.io.atomic import reading, sidecar_path, suffix_of, writing
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.remote import fetch, localise
@@ -81,10 +81,16 @@ def read(
             raise InputError("is a 2D image: it has no volumes", remedy="Leave out volume.")
         else:
             result = image2d.read(path)
-    for note in result.notes:
-        warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     # Only the nearest folder: further up, a name says little about this file.
     identity = of_path(Path(path.resolve().parent.name, path.name))
+    if form == "nifti" and sidecar_path(path).is_file():
+        from mrbridge.io.metadata import sidecar_says
+
+        synthetic, notes = sidecar_says(path, identity.contrast)
+        synthetic |= result.synthetic
+        result = replace(result, synthetic=synthetic, notes=(*result.notes, *notes))
+    for note in result.notes:
+        warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
     other = identity.objection if not result.synthetic or identity.is_other else None
     return replace(result, contrast=identity.contrast, other=other or result.other)
 

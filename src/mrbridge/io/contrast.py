@@ -121,9 +121,15 @@ def of_path(path: str | Path) -> Identity:
     name, stem = parse_name(path), stem_of(path)
     if name is not None:  # without the labels of subjects and sessions: `sub-PD01_T1`
         stem = re.sub(r"(?:^|_)(?:sub|ses)-[a-zA-Z0-9+]+", "", stem)
-    word = vocabulary.SYNTHETIC.search(normalised(stem))
-    synthetic = None if word is None else f"is synthetic, by '{word[0]}' in its name"
+    word = synthetic_in(stem)
+    synthetic = None if word is None else f"is synthetic, by '{word}' in its name"
     return replace(_of_path(path, name, stem), synthetic=synthetic)
+
+
+def synthetic_in(text: str) -> str | None:
+    """The word that says that an image is synthetic; None if none does."""
+    found = vocabulary.SYNTHETIC.search(normalised(text))
+    return None if found is None else found[0]
 
 
 def _of_path(path: Path, name: BidsName | None, stem: str) -> Identity:

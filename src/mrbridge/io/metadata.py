@@ -9,14 +9,16 @@ import csv
 import re
 import tomllib
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning, about
 from mrbridge.io import names
-from mrbridge.io.atomic import reading
-from mrbridge.io.contrast import of_path, of_text, own_contrasts
+from mrbridge.io.atomic import reading, sidecar_path
+from mrbridge.io.bids_name import parse_name
+from mrbridge.io.contrast import of_path, of_text, own_contrasts, synthetic_in
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
 from mrbridge.json_text import decode, did_you_mean, parse_json
@@ -26,6 +28,8 @@ DESCRIPTION = "dataset_description.json"
 _CORRECT = "Correct it; bids-validator shows more."
 _COLUMNS = ("subject", "session", "contrast", "path")
 _KNOWN_COLUMNS = {*_COLUMNS, "split"}
+_SCANNER = ("EchoTime", "SeriesDescription", "ContrastBolusIngredient")
+"""Fields of a sidecar that come from a scanner."""
 _ABSENT = {"", "n/a", "N/A", "NA", "nan", "NaN", "None", "null"}
 """How BIDS, R and Python write a missing value."""
 
@@ -77,8 +81,11 @@ def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
     _warn_of_columns(table, rows)
     with about(table):
         scans = [_scan_of_row(row, line, table.parent) for line, row in rows]
-    for scan in scans:
+    _warn_of_names(table, scans, [line for line, _ in rows])
+    for (line, row), scan in zip(rows, scans, strict=True):
         objection = of_path(scan.name).objection
+        if objection is None and synthetic_in(row["contrast"]):
+            objection = f"is '{row['contrast']}' by line {line} of the table"
         if objection and not force:
             found.ignored.append((scan.path, objection))
         elif scan in seen:
@@ -121,6 +128,27 @@ def _warn_of_columns(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) ->
             return
     if columns and "subject" not in columns:
         warn_about(table, "has no column 'subject': whose scans they are is not known")
+
+
+def _warn_of_names(table: Path, scans: Sequence[Scan], lines: Sequence[int]) -> None:
+    """Warn if a table contradicts the names of its files."""
+    people: dict[str, dict[str, int]] = defaultdict(dict)
+    problems = []
+    for line, scan in zip(lines, scans, strict=True):
+        named, name = of_path(scan.name).contrast, parse_name(scan.path)
+        if named not in (None, scan.contrast):
+            problems.append(f"line {line} says {scan.contrast}, and the name of its file {named}")
+        if name is not None and scan.subject is not None:
+            label = f"sub-{name.entities['sub']}"
+            # Next to one another: other folders may be those of another site.
+            known = people[str(scan.path).partition(label)[0] + label]
+            known.setdefault(scan.subject.removeprefix("sub-"), line)
+            if len(known) > 1:
+                first = next(iter(known.values()))
+                problems.append(f"lines {first} and {line} name two subjects for files of {label}")
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        warn_about(table, f"contradicts the names of its files: {problems[0]}{more}")
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -216,6 +244,32 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
         for sidecar in sorted(holding, key=lambda one: (len(parts[one][0]), one.name)):
             merged |= _read_if_possible(sidecar)
     return merged
+
+
+def sidecar_says(scan: Path, contrast: str | None) -> tuple[bool, tuple[str, ...]]:
+    """What the sidecar of a NIfTI file says: whether the scan is synthetic, and, by the rules for
+    DICOM headers, what contradicts its name. One that cannot be read says nothing.
+
+    Args:
+        contrast: by its name.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MrbridgeWarning)
+        try:
+            sidecar = _read_json(sidecar_path(scan))
+        except InputError:
+            return False, ()
+    synthetic = sidecar.get("SyntheticData") is True
+    if contrast is None or sidecar.keys().isdisjoint(_SCANNER):
+        return synthetic, ()
+    from mrbridge.io.dicom.contrast import of_sidecar  # half a second
+
+    found = of_sidecar(sidecar)
+    no_inversion = (contrast, found.contrast) == ("FLAIR", "T2w")  # not all state its time
+    if not found.is_other and (found.contrast in (None, contrast) or no_inversion):
+        return synthetic, ()
+    is_it = "" if found.is_other else f"it is {found.contrast}: "
+    return synthetic, (f"its sidecar contradicts its name, {contrast}: {is_it}{found.reason}",)
 
 
 def _parts(path: Path) -> tuple[set[str], str]:

@@ -14,8 +14,9 @@ modules), C.7.6.4 (contrast agent); for the private tags of vendors, the source 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from pydicom.uid import UID
 
@@ -46,6 +47,11 @@ _NO_AGENT = re.compile(
     r"0(?:\.0*)?( ?ml)?|false|ohne|kein\w*|nein|sans|sin|senza|"
     r"nativ\w*|pre|unenhanced|plain|without|w/?o|unknown)?",
     re.IGNORECASE,
+)
+_JOINED = ("ScanningSequence", "SequenceVariant", "ScanOptions")
+_IN_SIDECARS = (
+    *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName"),
+    *("MRAcquisitionType", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", *_JOINED),
 )
 # Words in SequenceName, which is written by the scanner, not by the technician (Siemens).
 _SEQUENCES = (
@@ -82,11 +88,28 @@ class _Acquisition:
 def of_series(slices: Sequence[Slice]) -> Identity:
     """Identify a series from all of its slices, at least one. A contrast is doubtful where the
     description says another one."""
-    for test in (_not_a_scan, _of_image_type, _by_description, _by_sequence, _after_agent):
+    return _not_a_scan(slices) or _of_header(slices)
+
+
+def _of_header(slices: Sequence[Slice]) -> Identity:
+    for test in (_of_image_type, _by_description, _by_sequence, _after_agent):
         found = test(slices)
         if found is not None:
             return found
     return _by_timing(slices[0])
+
+
+def of_sidecar(sidecar: Mapping[str, Any]) -> Identity:
+    """Identify a NIfTI file from its sidecar, whose fields are the tags of DICOM, with times in
+    seconds (BIDS 1.10, "Magnetic Resonance Imaging") and joined words (dcm2niix)."""
+    header = {keyword: sidecar.get(keyword) for keyword in _IN_SIDECARS}
+    header["ContrastBolusAgent"] = sidecar.get("ContrastBolusIngredient")
+    for keyword, value in header.items():
+        if keyword.endswith("Time") and isinstance(value, int | float):
+            header[keyword] = 1000 * value
+        elif keyword in _JOINED and isinstance(value, str):
+            header[keyword] = value.split("_")
+    return _of_header([Slice(cast(Any, None), None, cast(Any, header))])
 
 
 def part_of(image: Slice) -> str:
@@ -128,7 +151,8 @@ def _not_a_scan(slices: Sequence[Slice]) -> Identity | None:
         if _SCREEN & set(image.words("ImageType")):
             return something_else("screen save", "is a screenshot")
         if image.text("SOPClassUID") not in MR_CLASSES:
-            return something_else("screen save", f"is not an MR image but {_class_of(image)}")
+            kind = "screen save" if "Capture" in _class_of(image) else "no image"
+            return something_else(kind, f"is not an MR image but {_class_of(image)}")
     return None
 
 
@@ -297,9 +321,14 @@ def _by_timing(image: Slice) -> Identity:
         return Identity(named, "by its description; its timing does not tell")
     if timed.contrast == "T2w" and "FLAIR" in (named, stated) and acquired.inversion is None:
         return Identity("FLAIR", f"{timed.reason}, and its description says FLAIR")
-    if timed.contrast is not None and named not in (None, timed.contrast):
-        reason = f"{timed.reason}, though its description says {named}"
-        return Identity(timed.contrast, reason, is_doubtful=True)
+    for where, other in (("description", named), ("acquisition contrast", stated)):
+        is_other = other not in (None, timed.contrast) and (timed.contrast, other) != (
+            "FLAIR",
+            "T2w",
+        )
+        if timed.contrast is not None and is_other:
+            reason = f"{timed.reason}, though its {where} says {other}"
+            return Identity(timed.contrast, reason, is_doubtful=True)
     if timed.contrast and acquired.gradient and not acquired.inverted and named is None:
         # Many sequences are timed like this one: angiographies, field maps, calibration scans.
         return replace(

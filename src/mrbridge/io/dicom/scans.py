@@ -220,9 +220,24 @@ def _warn_of_patients(used: Sequence[Series]) -> None:
             stacklevel=3,
         )
     born: dict[str, set[str]] = defaultdict(set)
+    identifiers: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one in used:
-        if date := one.slices[0].patient.get("PatientBirthDate"):
-            born[_patient_id(one)].add(date)
+        person, known = _patient_id(one), one.slices[0].patient
+        date, name = (known.get(key, "") for key in ("PatientBirthDate", "PatientName"))
+        if date:
+            born[person].add(date)
+        if person and date and name and not _PLACEHOLDER.fullmatch(name):
+            identifiers[name, date].add(person)
+    doubled = [ids for ids in identifiers.values() if len(ids) > 1]
+    # One name and date for all is what a program wrote that removes them.
+    if doubled and (len(identifiers) > 1 or len(doubled[0]) == 2):
+        warnings.warn(
+            f"{counted(len(doubled), 'name')} with one birth date and several PatientIDs: the "
+            "studies of each PatientID count as those of another person, and may be in another "
+            "split. Give each person one PatientID",
+            MrbridgeWarning,
+            stacklevel=3,
+        )
     several = sum(len(dates) > 1 for patient, dates in born.items() if patient)
     if several:
         warnings.warn(

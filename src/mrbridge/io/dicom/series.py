@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from mrbridge.errors import InputError
-from mrbridge.io.contrast import Identity, something_else
+from mrbridge.io.contrast import Identity, something_else, synthetic_in
 from mrbridge.io.dicom.contrast import of_series, part_of
 from mrbridge.io.dicom.copies import grouped, without_copies
 from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
@@ -31,6 +33,12 @@ from mrbridge.volume import check_size
 UNREADABLE = ("no image", "screen save", "mosaic")  # kinds that `--force` does not read
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
 _OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
+_VARYING = 0.05  # times of one acquisition are rounded, or follow a trigger
+
+_MAYBE_SEVERAL = (
+    "its images are numbered as several stacks of slices, one between the other, and "
+    "SliceThickness is missing: it may be several acquisitions"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,31 +242,34 @@ def _split(slices: list[Slice], refusal: InputError | None, notes: list[str]) ->
     if magnitude and others:
         return [*_split(magnitude, refusal, notes), *_split(others, refusal, [])]
     stacks = _by_stack(slices)
+    if not _thickness(slices) and _between(slices, _acquisitions(slices)):
+        notes = [*notes, _MAYBE_SEVERAL]
     made = [image for stack in stacks for image in _images(stack, refusal, notes)]
     if len(made) == 1:
         return made
     detail = _stack_detail if len(stacks) > 1 else _echo_detail
-    return [replace(one, part=n, detail=detail(one.slices[0])) for n, one in enumerate(made, 1)]
+    return [replace(one, part=n, detail=detail(one.slices)) for n, one in enumerate(made, 1)]
 
 
-def _echo_detail(first: Slice) -> str:
-    return f"echo time {first.number('EchoTime') or 0:g} ms"
+def _echo_detail(slices: Sequence[Slice]) -> str:
+    return f"echo time {slices[0].number('EchoTime') or 0:g} ms"
 
 
-def _stack_detail(first: Slice) -> str:
+def _stack_detail(slices: Sequence[Slice]) -> str:
+    first = min(slices, key=lambda part: part.number("InstanceNumber") or 0)
     stack = first.text("StackID")
     name = f"stack {stack}" if stack else f"acquisition {first.text('AcquisitionNumber')}"
-    return f"{name}, {view_of(first)}"
+    return f"{name} from {first.shown}, {view_of(first)}"
 
 
 def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
     """Slices of an enhanced image by stack, if its stacks are not a single volume, or of any image
-    by acquisition, if each is a volume that lies between the slices of the others; else all.
+    by acquisition, if each is a volume whose slices overlap those of the others; else all.
 
     Stacks of three orientations are left together: they are a localizer.
     """
     stacks = grouped(slices, lambda part: part.text("StackID"))
-    acquisitions = grouped(slices, lambda part: part.text("AcquisitionNumber"))
+    acquisitions = _acquisitions(slices)
     if len(stacks) < 2 or min(map(len, stacks)) < 2 or len(planes_of(slices)) > 2:
         return acquisitions if _overlap(slices, acquisitions) else [slices]
     try:
@@ -268,21 +279,54 @@ def _by_stack(slices: list[Slice]) -> list[list[Slice]]:
     return [slices] if one_volume else stacks
 
 
+def _acquisitions(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices by AcquisitionNumber; if that is the same in all, by runs of InstanceNumber in which
+    the position goes one way."""
+    acquisitions = grouped(slices, lambda part: part.text("AcquisitionNumber"))
+    if len(acquisitions) > 1 or len(slices) < 2:
+        return acquisitions
+    try:
+        by_place = [index for index in arrange(slices).order if index is not None]
+    except InputError:
+        return acquisitions
+    again: Counter[float] = Counter()  # each acquisition may be numbered from 1
+    rank: dict[int, tuple[int, float]] = {}
+    for index in by_place:
+        number = slices[index].number("InstanceNumber") or 0
+        rank[index] = again[number], number
+        again[number] += 1
+    order = sorted(by_place, key=rank.__getitem__)
+    place = {index: n for n, index in enumerate(by_place)}
+    steps = np.diff([place[index] for index in order])
+    runs = np.cumsum([False, *(steps * np.median(steps) < 0)]).tolist()
+    groups = zip(runs, (slices[index] for index in order), strict=True)
+    return [[part for _, part in group] for _, group in groupby(groups, itemgetter(0))]
+
+
 def _overlap(slices: list[Slice], groups: list[list[Slice]]) -> bool:
-    """Whether groups of slices are volumes of their own between one another: together, the slices
-    are thicker than their distance, and those of each group are further apart.
+    """Whether groups of slices are volumes of their own between one another, whose slices overlap.
 
     In an interleaved acquisition of one volume, slices are at most as thick as their distance.
     """
-    thickness = slices[0].number("SliceThickness") or slices[0].number("SpacingBetweenSlices") or 0
+    return 0 < _between(slices, groups) < _OVERLAPPING * _thickness(slices)
+
+
+def _between(slices: list[Slice], groups: list[list[Slice]]) -> float:
+    """The distance of slices in mm, if those of each group lie further apart, between the others;
+    else 0."""
     if len(groups) < 2 or min(map(len, groups)) < 2:
-        return False
+        return 0
     try:
         apart = arrange(slices).spacing[2]
         own = min(arrange(group).spacing[2] for group in groups)
     except InputError:
-        return False
-    return apart < _OVERLAPPING * thickness and own > apart / _OVERLAPPING
+        return 0
+    return apart if own > apart / _OVERLAPPING else 0
+
+
+def _thickness(slices: list[Slice]) -> float:
+    """mm; 0 if it is not stated."""
+    return slices[0].number("SliceThickness") or slices[0].number("SpacingBetweenSlices") or 0
 
 
 def _images(slices: list[Slice], refusal: InputError | None, notes: list[str]) -> list[Series]:
@@ -339,6 +383,18 @@ def _fault(slices: list[Slice]) -> InputError | None:
     return InputError(message, path=first.path, remedy=first.remedy)
 
 
+def _must_be_one_acquisition(slices: Sequence[Slice]) -> None:
+    for keyword in ("SeriesNumber", "RepetitionTime", "InversionTime", "FlipAngle"):
+        found = {value for part in slices if (value := part.number(keyword)) is not None}
+        varying = 0 if keyword == "SeriesNumber" else _VARYING
+        if found and max(found) - min(found) > varying * max(found):
+            raise InputError(
+                f"its images are of several acquisitions ({keyword} from {min(found):g} to "
+                f"{max(found):g})",
+                remedy="Put the images of each into a folder of its own, or choose another series.",
+            )
+
+
 def _by_echo(slices: list[Slice]) -> list[list[Slice]]:
     """Slices by echo time, the shortest first; all in one list if an echo time is missing."""
     times = [time for part in slices if (time := part.number("EchoTime")) is not None]
@@ -357,12 +413,16 @@ def _series(
 ) -> Series:
     first = echoes[0][0]
     assumed = list(dict.fromkeys(note for part in echoes[0] for note in part.assumed))
+    if identity.is_doubtful and identity.contrast != "PDw":  # the first echo of a T2w series
+        assumed.append(f"is taken for {identity.contrast}: {identity.reason}")
     frames = {part.text("FrameOfReferenceUID") for part in echoes[0]} - {""}
     if len(frames) > 1:
         assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
     geometry = None
     if refusal is None:
         try:
+            for stack in echoes:
+                _must_be_one_acquisition(stack)
             stacks = [arrange(stack) for stack in echoes]
             geometry = stacks[0]
             if any(
@@ -378,7 +438,7 @@ def _series(
     if geometry is not None:
         assumed += thinned(first, geometry)
     number = first.number("SeriesNumber")
-    marks = (first.text(k).lower() for k in ("SeriesDescription", "ImageComments"))
+    marks = (first.text(k) for k in ("SeriesDescription", "ImageComments", "ImageType"))
     return Series(
         uid=first.text("SeriesInstanceUID"),
         study=first.text("StudyInstanceUID"),
@@ -386,8 +446,7 @@ def _series(
         part=None,
         description=first.text("SeriesDescription"),
         identity=identity,
-        synthetic=first.text("SyntheticData").upper() == "YES"
-        or any(mark.startswith("synthetic") for mark in marks),
+        synthetic=first.text("SyntheticData").upper() == "YES" or any(map(synthetic_in, marks)),
         echoes=tuple(tuple(stack) for stack in echoes),
         geometry=geometry,
         refusal=refusal,
