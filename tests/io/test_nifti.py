@@ -704,6 +704,8 @@ TSE = {"ScanningSequence": "SE", "EchoTime": 0.095, "RepetitionTime": 6}
     ("name", "sidecar", "words"),
     [
         ("T1w", MPRAGE | {"RepetitionTime": 2.3}, None),
+        ("T1w", {"ScanningSequence": "GR\\IR", "EchoTime": 0.002, "RepetitionTime": 2.5}, None),
+        ("T1w", TSE | {"SeriesDescription": "T1 MPRAGE"}, None),  # it contradicts itself
         ("T1w", TSE, "contradicts its name, T1w: it is T2w: long echo .*TE 95 ms, TR 6000 ms"),
         ("T2w", TSE, None),
         ("FLAIR", TSE, None),  # its inversion time is not stated

@@ -266,7 +266,7 @@ def sidecar_says(scan: Path, contrast: str | None) -> tuple[bool, tuple[str, ...
 
     found = of_sidecar(sidecar)
     no_inversion = (contrast, found.contrast) == ("FLAIR", "T2w")  # not all state its time
-    if not found.is_other and (found.contrast in (None, contrast) or no_inversion):
+    if found.is_doubtful or no_inversion or (found.contrast in (None, contrast) and not found.kind):
         return synthetic, ()
     is_it = "" if found.is_other else f"it is {found.contrast}: "
     return synthetic, (f"its sidecar contradicts its name, {contrast}: {is_it}{found.reason}",)

@@ -108,7 +108,7 @@ def of_sidecar(sidecar: Mapping[str, Any]) -> Identity:
         if keyword.endswith("Time") and isinstance(value, int | float):
             header[keyword] = 1000 * value
         elif keyword in _JOINED and isinstance(value, str):
-            header[keyword] = value.split("_")
+            header[keyword] = re.split(r"[_\\]", value)
     return _of_header([Slice(cast(Any, None), None, cast(Any, header))])
 
 
