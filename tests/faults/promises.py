@@ -299,7 +299,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         ["dataset/test_prepare_dicom.py::test_one_person_under_two_identifiers_is_reported"],
     ),
     (
-        "Acquisitions of one series half a slice apart are told apart by the numbers of their "
+        "Acquisitions of one series half a slice apart are distinguished by the numbers of their "
         "images; without SliceThickness, this is reported",
         [f"{_STUDIES}::TestSlices::test_two_volumes_half_a_step_apart_in_one_acquisition"],
     ),
