@@ -60,6 +60,13 @@ def test_a_description_that_contradicts_the_timing_makes_doubtful() -> None:
     assert not of_series(series(MPRAGE)).is_doubtful
 
 
+def test_times_in_seconds_do_not_make_t1w() -> None:
+    assert of_series(series(timed("SE", 0.095, 6, "head"))).is_unknown
+    found = of_series(series(timed("SE", 0.095, 6, "T2 tse")))
+    assert found.contrast == "T2w"
+    assert "its timing does not tell" in found.reason
+
+
 def test_a_gradient_echo_that_nothing_calls_t1w_is_doubtful() -> None:
     found = of_series(series(timed("GR", 4.6, 25, "3D head", FlipAngle=30)))
     assert found.contrast == "T1w"

@@ -312,6 +312,10 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "DICOM times in seconds instead of milliseconds do not make a T1w scan of every series",
+        ["contrasts/test_contrasts.py::test_times_in_seconds_do_not_make_t1w"],
+    ),
+    (
         "A sidecar that says another contrast than the name of its scan, or a contrast agent, a "
         "map or the like, is reported; one that says that it is synthetic makes it so",
         [

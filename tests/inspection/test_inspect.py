@@ -225,12 +225,13 @@ def test_the_table_leaves_out_copies_and_unreadable_scans(messy: Path, tmp_path:
 
 
 def test_the_held_out_copy_is_kept(clean_folder: Path, tmp_path: Path) -> None:
+    for name in ("scan.nii.gz", "copy.nii.gz"):
+        shutil.copy(clean_folder / "sub-01_T1w.nii.gz", tmp_path / name)
     with open(tmp_path / "in.csv", "w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["subject", "contrast", "path", "split"])
-        rows.writerow(["1", "T1w", clean_folder / "sub-01_T1w.nii.gz", "train"])
-        rows.writerow(["2", "T1w", clean_folder / "sub-01_T1w.nii.gz", "test"])
-    shutil.copy(clean_folder / "sub-01_T1w.nii.gz", tmp_path / "copy.nii.gz")
+        rows.writerow(["1", "T1w", "scan.nii.gz", "train"])
+        rows.writerow(["2", "T1w", "scan.nii.gz", "test"])
     with open(tmp_path / "in.csv", "a", newline="") as stream:
         csv.writer(stream).writerow(["3", "T1w", "copy.nii.gz", "val"])
     found = inspect(tmp_path / "in.csv", images=True)

@@ -53,6 +53,7 @@ _IN_SIDECARS = (
     *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName"),
     *("MRAcquisitionType", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", *_JOINED),
 )
+_SHORTEST_ECHO_MS = 0.5  # below, times are in seconds, or it is an ultrashort echo
 # Words in SequenceName, which is written by the scanner, not by the technician (Siemens).
 _SEQUENCES = (
     (re.compile(r"fm2d"), "calibration", "is a field map"),
@@ -290,7 +291,7 @@ def _acquisition(image: Slice) -> _Acquisition:
         for keyword in ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
     )
     return _Acquisition(
-        echo,
+        echo if (echo or 0) >= _SHORTEST_ECHO_MS else None,
         repetition,
         inversion,
         flip,
