@@ -235,12 +235,10 @@ class TestFiles:
             score(single.real, single.synthetic, uncertainty=bad, settings=QUICK)
 
     def test_lesions_of_2d_images_are_refused(self, tmp_path):
-        rng = np.random.default_rng(0)
-        for name in ("one", "other", "third"):
-            image = np.zeros((40, 36, 1), np.uint8)
-            image[5:35, 5:30, 0] = rng.integers(50, 250, (30, 25))
-            if name == "third":
-                image = np.where(image > 200, np.uint8(255), np.uint8(0))
+        head = np.zeros((40, 36, 1), np.uint8)
+        head[5:35, 5:30, 0] = np.random.default_rng(0).integers(50, 250, (30, 25))
+        mask = np.where(head > 200, np.uint8(255), np.uint8(0))
+        for name, image in (("one", head), ("other", head // 2), ("third", mask)):
             write(Volume(image, None), tmp_path / f"{name}.png")
         real, made, lesions = (tmp_path / f"{name}.png" for name in ("one", "other", "third"))
         with pytest.raises(InputError, match="no voxel size"):
