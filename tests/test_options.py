@@ -15,7 +15,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 import mrbridge
-from mrbridge import study_verbs, training_verbs, verbs
+from mrbridge import training_verbs, verbs
 from mrbridge.bids_app import bids_app
 from mrbridge.errors import SettingsError
 from mrbridge.options import new_program, option_names, verb
@@ -118,7 +118,7 @@ def test_every_option_and_setting_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*VERBS, "bids_app"])
 def test_no_two_options_of_a_verb_have_the_same_name(name: str) -> None:
-    places = (verbs, study_verbs, training_verbs)
+    places = (verbs, verbs, training_verbs)
     own = next((getattr(place, name) for place in places if hasattr(place, name)), None)
     chosen = bids_app if name == "bids_app" else own
     chosen.complete()

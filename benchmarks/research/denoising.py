@@ -19,8 +19,8 @@ import numpy as np
 from mrbridge.metrics import psnr
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import rician, simulate
-from mrbridge.preprocessing.corrections import without_noise
 from mrbridge.preprocessing.foreground import Head
+from mrbridge.preprocessing.preprocess import without_noise
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mrbridge import __version__, console, interruption, study_verbs, training_verbs, verbs
+from mrbridge import __version__, console, interruption, training_verbs, verbs
 from mrbridge.console import complain
 from mrbridge.errors import Interrupted, as_error
 from mrbridge.options import Verb, new_program, spread
@@ -28,7 +28,7 @@ VERBS = (
 DOWNLOADS = verbs.ixi, verbs.openneuro
 """The verbs of `mrbridge download`."""
 
-STUDY = study_verbs.setup, study_verbs.rate, study_verbs.analyse
+STUDY = verbs.setup, verbs.rate, verbs.analyse
 """The verbs of `mrbridge study`."""
 
 app = new_program(

@@ -1,4 +1,7 @@
-"""`bundle.json`: what a model is, and which of its generators makes a contrast from which scans."""
+"""`bundle.json`: what a model is, and which of its generators makes a contrast from which scans.
+
+The model card follows from it, also in the layout of Hugging Face.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from mrbridge import __version__
@@ -15,6 +19,7 @@ from mrbridge.json_text import short_repr
 from mrbridge.networks.settings import Networks, UNetSettings
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
+from mrbridge.reports import render
 from mrbridge.settings import Planes, Settings
 
 VERSION = 1
@@ -212,3 +217,49 @@ def in_words(names: Iterable[str]) -> str:
     """Names as `A, B or C`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def card(manifest: BundleManifest, *, allow_code: bool = False) -> str:
+    """The model card, in Markdown.
+
+    Args:
+        allow_code: whether code that it names may be imported, to count its parameters.
+    """
+    is_known = allow_code or not code_in(manifest.networks)
+    parameters = manifest.networks.describe() if is_known else None
+    return render("card.md.j2", model=manifest, parameters=parameters)
+
+
+def huggingface_card(manifest: BundleManifest, library: str = "mrbridge") -> str:
+    """The model card with the front matter of Hugging Face's model cards.
+
+    Source: https://huggingface.co/docs/hub/model-cards
+    """
+    source, target = manifest.source, manifest.target
+    metrics = [
+        {"type": name, "value": round(value, 6)} for name, value in sorted(manifest.scores.items())
+    ]
+    front = {
+        "library_name": library,
+        "pipeline_tag": "image-to-image",
+        "tags": ["medical", "mri", "brain", "image-synthesis", source, target, "mrbridge"],
+        "model-index": [
+            {
+                "name": f"{source}-{target}-{manifest.weights_sha256[:12]}",
+                "results": [
+                    {
+                        "task": {
+                            "type": "image-to-image",
+                            "name": f"{source} to {target} and back",
+                        },
+                        "dataset": {"type": "validation", "name": "validation slices"},
+                        "metrics": metrics,
+                    }
+                ],
+            }
+        ],
+    }
+    if not metrics:
+        del front["model-index"]
+    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n\n{card(manifest, allow_code=True)}"

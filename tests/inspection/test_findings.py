@@ -14,9 +14,8 @@ from tests.inspection.conftest import facts_of, head
 
 from mrbridge.inspection.duplicates import find_duplicates, near_duplicates
 from mrbridge.inspection.facts import Facts
-from mrbridge.inspection.findings import Finding
+from mrbridge.inspection.findings import Finding, find_misoriented
 from mrbridge.inspection.inspect import inspect, run_checks
-from mrbridge.inspection.outliers import find_misoriented
 from mrbridge.phantom import PhantomSettings, write_bids
 from mrbridge.volume import Volume
 

@@ -13,10 +13,9 @@ from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.subjects import rician, simulate
-from mrbridge.preprocessing.corrections import noise_level, without_bias, without_noise
 from mrbridge.preprocessing.foreground import Crop, Head
 from mrbridge.preprocessing.geometry import to_slices
-from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.preprocess import noise_level, preprocess, without_bias, without_noise
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
 
@@ -99,11 +98,11 @@ def test_zeros_stay_zeros_and_the_grid_stays() -> None:
 
 
 def test_slabs_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrbridge.preprocessing import corrections
+    from mrbridge.preprocessing import preprocess
 
     image = noisy(clean("thin"), 0.05)
     whole = without_noise(Head(scan(image)))[0].voxels
-    monkeypatch.setattr(corrections, "_SLAB", 4)
+    monkeypatch.setattr(preprocess, "_SLAB", 4)
     np.testing.assert_allclose(without_noise(Head(scan(image)))[0].voxels, whole, rtol=1e-3)
 
 

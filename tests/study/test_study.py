@@ -16,7 +16,7 @@ import pytest
 
 from mrbridge import io
 from mrbridge.errors import InputError, OutputError, SettingsError, SomeScansFailed
-from mrbridge.study import answers, design
+from mrbridge.study import design
 from mrbridge.study.analysis import analyse, krippendorff_alpha, share
 from mrbridge.study.design import Study, setup
 from mrbridge.study.settings import StudySettings
@@ -56,10 +56,10 @@ def study(scans: Path, tmp_path: Path) -> Study:
 
 def answer_all(study: Study, rater: str, judge: Callable[[str, str], str]) -> None:
     """Answer every question as `judge(scan, question)` says."""
-    path = answers.path_for(study, rater)
+    path = design.path_for(study, rater)
     for scan in study.order_for(rater):
-        given = {question: judge(scan, question) for question in answers.allowed(study, scan)}
-        answers.add_answers(study, path, scan, given, 2.0)
+        given = {question: judge(scan, question) for question in design.allowed(study, scan)}
+        design.add_answers(study, path, scan, given, 2.0)
 
 
 class TestBlinding:
@@ -156,8 +156,8 @@ class TestDesign:
             made = io.read(file)
             io.write(replace(made, voxels=made.voxels // 2 + 40), file)
         other = setup(scans, None, tmp_path / "other", lesions=tmp_path / "masks")
-        answer_all(study, "r1", lambda scan, question: answers.allowed(study, scan)[question][0])
-        shutil.copy(answers.path_for(study, "r1"), answers.path_for(other, "r1"))
+        answer_all(study, "r1", lambda scan, question: design.allowed(study, scan)[question][0])
+        shutil.copy(design.path_for(study, "r1"), design.path_for(other, "r1"))
         with pytest.raises(InputError, match="not an answer to a question of this study"):
             analyse(other.path)
 
@@ -191,7 +191,7 @@ class TestAnswers:
     @pytest.mark.parametrize("name", ["", "../x", "a b", "a/b", 50 * "x"])
     def test_names_that_are_no_file(self, name: str, study: Study):
         with pytest.raises(SettingsError):
-            answers.path_for(study, name)
+            design.path_for(study, name)
 
     @pytest.mark.parametrize(
         "changes", [{"origin": "maybe"}, {"quality": "6"}, {"extra": "yes"}, {"quality": None}]
@@ -200,13 +200,13 @@ class TestAnswers:
         scan = next(scan for scan, spots in study.items.items() if not spots)
         given = {"origin": "real", "quality": "3"} | changes
         given = {k: v for k, v in given.items() if v is not None}
-        path = answers.path_for(study, "r1")
+        path = design.path_for(study, "r1")
         with pytest.raises(ValueError, match="every question"):
-            answers.add_answers(study, path, scan, given, 1)
+            design.add_answers(study, path, scan, given, 1)
         assert not path.exists()
 
     def test_a_file_of_something_else(self, study: Study):
-        path = answers.path_for(study, "r1")
+        path = design.path_for(study, "r1")
         for text in ("a,b\n1,2\n", "scan,question,answer,seconds\nx,origin,real,1\n"):
             path.write_text(text)
             with pytest.raises(InputError, match=r"r1\.csv"):
@@ -214,10 +214,10 @@ class TestAnswers:
 
     def test_answers_that_are_there_twice(self, study: Study):
         """Else a copy counts as another rater, who agrees."""
-        path = answers.path_for(study, "r1")
+        path = design.path_for(study, "r1")
         for number, scan in enumerate(study.order_for("r1")):
-            given = {q: choices[0] for q, choices in answers.allowed(study, scan).items()}
-            answers.add_answers(study, path, scan, given, 2.0 + number)
+            given = {q: choices[0] for q, choices in design.allowed(study, scan).items()}
+            design.add_answers(study, path, scan, given, 2.0 + number)
         copy = path.with_name("r1_copy.csv")
         shutil.copy(path, copy)
         with pytest.raises(InputError, match=r"r1_copy\.csv.* one of the two is a copy"):
@@ -310,8 +310,8 @@ class TestAnalysis:
 
     def test_half_a_study(self, study: Study):
         scan = study.order_for("r1")[0]
-        given = {q: choices[0] for q, choices in answers.allowed(study, scan).items()}
-        answers.add_answers(study, answers.path_for(study, "r1"), scan, given, 3.21)
+        given = {q: choices[0] for q, choices in design.allowed(study, scan).items()}
+        design.add_answers(study, design.path_for(study, "r1"), scan, given, 3.21)
         result = analyse(study.path)
         assert result.raters["r1"]["judged"] == 1
         assert result.agreement["origin"] is None

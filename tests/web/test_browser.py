@@ -23,8 +23,7 @@ from tests.web.conftest import TOKEN, Served, running, serve
 import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle, save_bundle
-from mrbridge.study.answers import path_for, read_answers
-from mrbridge.study.design import Study, setup
+from mrbridge.study.design import Study, path_for, read_answers, setup
 from mrbridge.viewer import is_built
 from mrbridge.volume import Volume
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tests.web.conftest import Served
 
+from mrbridge.training import words
 from mrbridge.training.words import WARNINGS
-from mrbridge.web import runs
 
 ROWS = """epoch,step,generators,seconds,psnr_target,psnr_source,criterion,guard_verdict_to_target
 1,10,0.5,30,20.5,21,1.5,0
@@ -35,7 +35,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def test_scores_and_losses_in_words(run_folder: Path):
-    run = runs.describe(run_folder)
+    run = words.describe(run_folder)
     assert run["names"] == {
         "scores": {"psnr_target": "PSNR T1w→T2w", "psnr_source": "PSNR T2w→T1w"},
         "losses": {"generators": "generators, total"},
@@ -48,20 +48,20 @@ def test_scores_and_losses_in_words(run_folder: Path):
 
 
 def test_the_time_left_follows_from_the_pace(run_folder: Path):
-    run = runs.describe(run_folder)
+    run = words.describe(run_folder)
     assert run["is_training"]
     assert run["seconds_left"] == pytest.approx(210, abs=5)
     (run_folder / "settings.yaml").write_text("preset: bridge\nepochs: 10\nminutes: 2\n")
-    assert runs.describe(run_folder)["seconds_left"] == pytest.approx(30, abs=5)
+    assert words.describe(run_folder)["seconds_left"] == pytest.approx(30, abs=5)
 
 
 def test_the_best_state_is_the_one_in_the_bundle(run_folder: Path):
     text = (run_folder / "metrics.csv").read_text().replace("2.5,0", "2.5,1")
     (run_folder / "metrics.csv").write_text(text)
-    assert runs.describe(run_folder)["best_epoch"] == 3, "epoch 2 was inverted"
+    assert words.describe(run_folder)["best_epoch"] == 3, "epoch 2 was inverted"
     kept = '{"source": "T1w", "target": "T2w", "trained": {"kept": "the initial model"}}'
     (run_folder / "bundle/bundle.json").write_text(kept)
-    assert runs.describe(run_folder)["best_epoch"] == 0
+    assert words.describe(run_folder)["best_epoch"] == 0
 
 
 @pytest.mark.parametrize("reason", ["silent", "complete"])
@@ -71,16 +71,16 @@ def test_a_training_that_is_over(reason: str, run_folder: Path):
         os.utime(run_folder / "metrics.csv", (before, before))
     else:
         (run_folder / "settings.yaml").write_text("preset: bridge\nepochs: 3\n")
-    assert not runs.describe(run_folder)["is_training"]
+    assert not words.describe(run_folder)["is_training"]
 
 
 def test_every_verdict_of_the_monitor_is_a_warning(run_folder: Path):
     from mrbridge.training.monitor import Verdict
 
     assert set(WARNINGS) == {int(one) for one in Verdict}
-    assert runs.describe(run_folder)["warnings"] == []
+    assert words.describe(run_folder)["warnings"] == []
     (run_folder / "metrics.csv").write_text(ROWS.format(verdict=int(Verdict.COLLAPSED)))
-    (warning,) = runs.describe(run_folder)["warnings"]
+    (warning,) = words.describe(run_folder)["warnings"]
     assert warning.startswith("The generator T1w→T2w has collapsed")
     assert "copies" in WARNINGS[Verdict.COPY]
     assert "inverts" in WARNINGS[Verdict.INVERTED]
@@ -88,7 +88,7 @@ def test_every_verdict_of_the_monitor_is_a_warning(run_folder: Path):
 
 def test_a_run_that_has_only_begun(run_folder: Path):
     (run_folder / "metrics.csv").unlink()
-    run = runs.describe(run_folder)
+    run = words.describe(run_folder)
     assert (run["rows"], run["is_training"], run["best_epoch"]) == ([], False, None)
 
 

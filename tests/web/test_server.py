@@ -22,7 +22,7 @@ import mrbridge
 from mrbridge import io
 from mrbridge.bundle import Bundle, save_bundle
 from mrbridge.volume import Volume
-from mrbridge.web import comparison
+from mrbridge.web import tasks
 from mrbridge.web.guard import Refused
 
 Run = Callable[..., tuple[int, str, str]]
@@ -191,8 +191,8 @@ class TestTrueScan:
         shift[:3, 3] = (2, 0, 4)
         moved = replace(t2w, affine=shift @ t2w.affine)
         found = SimpleNamespace(transform=np.linalg.inv(shift), displacement_mm=4.5)
-        monkeypatch.setattr(comparison, "register", lambda *_: found)
-        truth, how = comparison.registered(moved, t1w, "T2w")
+        monkeypatch.setattr(tasks, "register", lambda *_: found)
+        truth, how = tasks.registered(moved, t1w, "T2w")
         np.testing.assert_allclose(truth.voxels, t2w.voxels, atol=1e-2 * t2w.voxels.max())
         assert "registered" in how
         assert "4.5 mm" in how

@@ -19,7 +19,7 @@ from mrbridge import io, viewer
 from mrbridge.errors import InputError, MrbridgeError, OutputError
 from mrbridge.viewer import as_image
 from mrbridge.volume import Volume
-from mrbridge.web.comparison import difference, scores
+from mrbridge.web.tasks import difference, scores
 
 
 @pytest.fixture(autouse=True)

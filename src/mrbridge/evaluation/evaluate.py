@@ -19,11 +19,25 @@ from mrbridge.errors import (
     OutputError,
     SomeScansFailed,
 )
-from mrbridge.evaluation import output, summary
+from mrbridge.evaluation import summary
 from mrbridge.evaluation.cases import Case, Direction, MatchedCases, find_pairs, find_synthetic
 from mrbridge.evaluation.extra_files import Extra, with_files, with_found_files
 from mrbridge.evaluation.lesions import NO_RING
-from mrbridge.evaluation.result import Evaluation, Mode, Scored, finite, some, worst_and_median
+from mrbridge.evaluation.result import (
+    REPORT,
+    Evaluation,
+    Mode,
+    Scored,
+    check_figures,
+    check_place,
+    draw_overall,
+    finite,
+    interrupted,
+    some,
+    with_figures,
+    worst_and_median,
+    write_result,
+)
 from mrbridge.evaluation.scoring import (
     Job,
     TranslatorLike,
@@ -201,17 +215,17 @@ def _evaluate(
         for case in cases
     ]
     if out is not None:
-        output.check_place(out)
+        check_place(out)
     scored: list[Scored] = []
     failures = _unreadable_folders(sources)
     try:
         _score(jobs, mode, mask is not None, out, workers, scored, failures)
     except KeyboardInterrupt:
         if out is not None:
-            write_json(out / output.REPORT, output.interrupted(scored, failures))
+            write_json(out / REPORT, interrupted(scored, failures))
         raise Interrupted(
             f"interrupted after {len(scored) + len(failures)} of {len(jobs)} cases",
-            path=None if out is None else out / output.REPORT,
+            path=None if out is None else out / REPORT,
             remedy="Nothing is written." if out is None else "It has their scores.",
             counts={"done": len(scored), "failed": len(failures), "cases": len(jobs)},
         ) from None
@@ -253,7 +267,7 @@ def _evaluate(
                 flattered=any(one.baseline_on == "itself" for one in scored),
             )
         ),
-        figures={} if out is None else output.draw_overall(scored, used, out / "figures"),
+        figures={} if out is None else draw_overall(scored, used, out / "figures"),
         failures=tuple(failures),
         left_out=tuple(left_out),
         remarks=tuple(remarks),
@@ -263,7 +277,7 @@ def _evaluate(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if out is not None:
-        output.write_result(result, out)
+        write_result(result, out)
     if failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures)
         raise SomeScansFailed(
@@ -380,8 +394,8 @@ def _score(
                 for job, (of_case, on) in zip(jobs, baselines, strict=True)
             ]
     if out is not None:
-        jobs = output.with_figures(jobs, out / "figures")
-        output.check_figures(jobs, out)
+        jobs = with_figures(jobs, out / "figures")
+        check_figures(jobs, out)
     embeds = out is not None and bool(jobs) and jobs[0].settings.shown_cases > 0
     in_first_pass = embeds and len(jobs) <= _EMBEDDED
     for job, results in successes(

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.inference.head_position import Fit, find_template, shrunk_to, size_of, template
-from mrbridge.preprocessing.corrections import noise_level
 from mrbridge.preprocessing.foreground import Head, Mask, Stack
+from mrbridge.preprocessing.preprocess import noise_level
 from mrbridge.preprocessing.resample import moved
 from mrbridge.preprocessing.template import CENTRE
 

@@ -22,7 +22,7 @@ from mrbridge.inference.monai import export_monai
 from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.io.remote import remove
-from mrbridge.model_card import huggingface_card
+from mrbridge.manifest import huggingface_card
 from mrbridge.networks.build import Generator
 from mrbridge.quiet import at_level, without_warnings
 

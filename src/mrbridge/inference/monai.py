@@ -30,8 +30,7 @@ from mrbridge.inference.planes import Stack
 from mrbridge.inference.translator import Translator, restored
 from mrbridge.io.atomic import atomic_path, write_json, write_text
 from mrbridge.io.contrast import recognised
-from mrbridge.manifest import BundleManifest, Direction
-from mrbridge.model_card import card, huggingface_card
+from mrbridge.manifest import BundleManifest, Direction, card, huggingface_card
 from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.volume import Volume
 

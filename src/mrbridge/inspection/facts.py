@@ -21,10 +21,9 @@ from mrbridge.inference.input_check import check_image
 from mrbridge.io import read
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
-from mrbridge.preprocessing.corrections import IMMERKAER
 from mrbridge.preprocessing.foreground import Crop, black_background, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
-from mrbridge.preprocessing.preprocess import preprocess
+from mrbridge.preprocessing.preprocess import IMMERKAER, preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Verdict
 

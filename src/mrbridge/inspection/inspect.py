@@ -225,7 +225,7 @@ def inspect(
 def _read_images(path: Path, workers: parallel.Workers) -> Inspection:
     """Measure every scan, and run the checks."""
     from mrbridge.inspection.facts import measure
-    from mrbridge.inspection.outliers import find_unknown
+    from mrbridge.inspection.findings import find_unknown
     from mrbridge.inspection.report import headline, summary
 
     if path.is_file() and path.suffix.lower() not in (".csv", ".tsv", ".zip"):
@@ -286,7 +286,7 @@ def run_checks(
     `facts` are of at least one scan; `failed` are those that could not be read, with the reasons.
     """
     from mrbridge.inspection.duplicates import find_duplicates, find_undeclared_pairs
-    from mrbridge.inspection.outliers import find_outliers
+    from mrbridge.inspection.findings import find_outliers
 
     findings = []
     if failed:

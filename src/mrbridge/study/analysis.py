@@ -17,8 +17,7 @@ from mrbridge.errors import InputError
 from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.reports import counted, render
-from mrbridge.study.answers import ORIGIN, QUALITY, Answer, read_answers
-from mrbridge.study.design import Study
+from mrbridge.study.design import ORIGIN, QUALITY, Answer, Study, read_answers
 
 _RESAMPLES = 2000
 _LEVEL = 0.95

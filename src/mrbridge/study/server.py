@@ -13,8 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse
 
-from mrbridge.study.answers import add_answers, allowed, path_for, read_answers
-from mrbridge.study.design import Study
+from mrbridge.study.design import Study, add_answers, allowed, path_for, read_answers
 from mrbridge.web.guard import Refused, add_pages, bound, guarded_app, new_token, serve
 from mrbridge.web.settings import Address
 

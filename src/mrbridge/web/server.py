@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from mrbridge import __version__
 from mrbridge.errors import MrbridgeError
+from mrbridge.training.words import describe, sample
 from mrbridge.web.guard import Refused, add_pages, bound, guarded_app, new_token, serve
 from mrbridge.web.jobs import ENDED, Job, Jobs, gone
-from mrbridge.web.runs import describe, sample
 from mrbridge.web.settings import ServeSettings
 from mrbridge.web.uploads import FORM, receive, receive_start
 
