@@ -23,12 +23,12 @@ from safetensors.torch import save as save_safetensors
 from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
 from mrbridge.extensions import require
 from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
-from mrbridge.json_text import parse_json, short_repr
 from mrbridge.manifest import VERSION, BundleManifest, Direction, card, in_words
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks.build import Generator, build_generator
 from mrbridge.networks.settings import GeneratorExtension, GeneratorSettings
 from mrbridge.networks.unet import ScaleHead, UNet
+from mrbridge.text import parse_json, short_repr
 
 _MOST_BYTES = 1 << 20  # of bundle.json
 _Network = TypeVar("_Network", bound=torch.nn.Module)

@@ -26,7 +26,7 @@ from mrbridge.errors import (
     SomeScansFailed,
 )
 from mrbridge.quiet import tolerate_warnings
-from mrbridge.urls import shown, without_secrets
+from mrbridge.text import shown, without_secrets
 
 STDOUT = "standard output"
 READER_GONE = 141

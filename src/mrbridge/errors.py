@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mrbridge import __version__
-from mrbridge.json_text import shortened
-from mrbridge.urls import is_url, shown
+from mrbridge.text import is_url, shortened, shown
 
 _LONGEST = 4000
 """The most characters of what an error says: it may repeat what came from anywhere."""

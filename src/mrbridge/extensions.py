@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from mrbridge.errors import SettingsError
-from mrbridge.json_text import did_you_mean, short_repr, shortened
 from mrbridge.settings import Settings
+from mrbridge.text import did_you_mean, short_repr, shortened
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 
 from mrbridge import __version__
 from mrbridge.extensions import code_in
-from mrbridge.json_text import short_repr
 from mrbridge.networks.settings import Networks, UNetSettings
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.reports import render
 from mrbridge.settings import Planes, Settings
+from mrbridge.text import short_repr
 
 VERSION = 1
 

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from mrbridge.console import listen
 from mrbridge.errors import SettingsError
 from mrbridge.interruption import quick_imports
-from mrbridge.urls import is_url
+from mrbridge.text import is_url
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from mrbridge.errors import SettingsError
-from mrbridge.json_text import short_repr, shortened
+from mrbridge.text import short_repr, shortened
 
 if TYPE_CHECKING:
     import yaml

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ellipsoids
 
 from mrbridge import io
-from mrbridge.urls import without_secrets
+from mrbridge.text import without_secrets
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
 Run = Callable[..., tuple[int, str, str]]

@@ -9,8 +9,7 @@ from tests.studies import write_series
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.evaluation.cases import Case, find_pairs, find_synthetic
-from mrbridge.evaluation.extra_files import with_files, with_found_files
-from mrbridge.evaluation.partners import partner
+from mrbridge.evaluation.partners import partner, with_files, with_found_files
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -23,7 +23,7 @@ from mrbridge.io import remote
 from mrbridge.io.atomic import atomic_folder, sha256_of, write_text
 from mrbridge.io.bids import find_scans
 from mrbridge.io.remote import fetch, localise, path_of, release, remove
-from mrbridge.urls import is_url, masked, shown, url_of
+from mrbridge.text import is_url, masked, shown, url_of
 from mrbridge.volume import Volume
 
 

@@ -55,7 +55,7 @@ from mrbridge.preprocessing.intensity import (
     rescaled,
 )
 from mrbridge.preprocessing.skull_strip import hd_bet_program, mask_path
-from mrbridge.urls import shown
+from mrbridge.text import shown
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from mrbridge.errors import (
 )
 from mrbridge.evaluation import summary
 from mrbridge.evaluation.cases import Case, Direction, MatchedCases, find_pairs, find_synthetic
-from mrbridge.evaluation.extra_files import Extra, with_files, with_found_files
 from mrbridge.evaluation.lesions import NO_RING
+from mrbridge.evaluation.partners import Extra, with_files, with_found_files
 from mrbridge.evaluation.result import (
     REPORT,
     Evaluation,

@@ -44,6 +44,11 @@ _ROW = ("case", "subject", "direction")  # the first columns of every table
 Mode = Literal["pairs", "unpaired", "files"]
 Outcome = Literal["better", "mixed", "worse", "unknown"]
 
+REPORT = "report.json"
+"""The scores so far of an evaluation that was interrupted."""
+
+_FIGURES = re.compile(r"_(slices|by-slice|by-case|joint-histogram|lesions|reliability)\.png$")
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -302,12 +307,6 @@ def some(names: Sequence[str]) -> str:
     different = list(dict.fromkeys(names))
     shown = ", ".join(different[:_FILES]) + (", …" if len(different) > _FILES else "")
     return shown + (f" ({len(names)} files)" if len(names) > 1 else "")
-
-
-REPORT = "report.json"
-"""The scores so far of an evaluation that was interrupted."""
-
-_FIGURES = re.compile(r"_(slices|by-slice|by-case|joint-histogram|lesions|reliability)\.png$")
 
 
 def with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:

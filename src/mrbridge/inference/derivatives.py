@@ -21,7 +21,7 @@ from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.metadata import DESCRIPTION, read_description
 from mrbridge.io.ownership import is_our_json, must_be_ours
-from mrbridge.urls import url_of
+from mrbridge.text import url_of
 
 LINK = "raw"
 """The name of the source dataset in BIDS URIs."""

@@ -26,6 +26,39 @@ SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
 
 _SHOWN = 3  # names of a group, and groups of a finding, in one line of text
 
+_Thumbnail = NDArray[np.uint8]
+_View = Callable[[_Thumbnail], _Thumbnail]
+
+_Z = 5.0  # robust standard deviations
+_LEAST_SPREAD_TEXTURE = 0.15  # of the logarithm: factors below 2.1 are normal
+_LEAST_SPREAD_HISTOGRAM = 0.03  # of the distance between histograms, in [-1, 1]
+_DOUBTFUL, _WRONG = 0.15, 0.3
+"""Skewness (see `facts.measure_skewness`) from which on a label is doubtful, or very likely wrong.
+T1w has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open datasets."""
+_TRUNCATED = 0.25  # share of a volume's slices in which the head reaches an edge
+_VERY_UNEQUAL = 1.5
+
+_COMPARED = 128  # scans, evenly spaced, with which each scan is compared
+_NEAREST = 3  # most similar of these, whose mean correlation says how well a scan matches
+_BACKGROUND = 25  # and below, of 255
+_BATCH = 64
+_GAIN_2D, _GAIN_3D = 0.01, 0.05
+"""By how much most scans must correlate better as they are than flipped or rotated. Axial slices of
+heads are nearly the same upside down; sagittal ones are not."""
+_RARE = 0.2  # a larger share of scans with one handedness is a convention, not a mistake
+
+_UPSIDE_DOWN: tuple[str, _View] = ("upside down", lambda image: image[::-1])
+_VIEWS_2D: tuple[tuple[str, _View], ...] = (
+    _UPSIDE_DOWN,
+    ("mirrored", lambda image: image[:, ::-1]),
+    ("rotated by 90°", lambda image: np.rot90(image, 1)),
+    ("rotated by 90°", lambda image: np.rot90(image, -1)),
+)
+_VIEWS_3D: tuple[tuple[str, _View], ...] = (
+    _UPSIDE_DOWN,
+    ("front to back", lambda image: image[:, ::-1]),
+)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -87,40 +120,6 @@ def finding(key: str, groups: Iterable[Group] = (), **values: object) -> Finding
 @cache
 def _texts() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("findings.toml").read_text("utf-8"))
-
-
-_Thumbnail = NDArray[np.uint8]
-_View = Callable[[_Thumbnail], _Thumbnail]
-
-_Z = 5.0  # robust standard deviations
-_LEAST_SPREAD_TEXTURE = 0.15  # of the logarithm: factors below 2.1 are normal
-_LEAST_SPREAD_HISTOGRAM = 0.03  # of the distance between histograms, in [-1, 1]
-_DOUBTFUL, _WRONG = 0.15, 0.3
-"""Skewness (see `facts.measure_skewness`) from which on a label is doubtful, or very likely wrong.
-T1w has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open datasets."""
-_TRUNCATED = 0.25  # share of a volume's slices in which the head reaches an edge
-_VERY_UNEQUAL = 1.5
-
-_COMPARED = 128  # scans, evenly spaced, with which each scan is compared
-_NEAREST = 3  # most similar of these, whose mean correlation says how well a scan matches
-_BACKGROUND = 25  # and below, of 255
-_BATCH = 64
-_GAIN_2D, _GAIN_3D = 0.01, 0.05
-"""By how much most scans must correlate better as they are than flipped or rotated. Axial slices of
-heads are nearly the same upside down; sagittal ones are not."""
-_RARE = 0.2  # a larger share of scans with one handedness is a convention, not a mistake
-
-_UPSIDE_DOWN: tuple[str, _View] = ("upside down", lambda image: image[::-1])
-_VIEWS_2D: tuple[tuple[str, _View], ...] = (
-    _UPSIDE_DOWN,
-    ("mirrored", lambda image: image[:, ::-1]),
-    ("rotated by 90°", lambda image: np.rot90(image, 1)),
-    ("rotated by 90°", lambda image: np.rot90(image, -1)),
-)
-_VIEWS_3D: tuple[tuple[str, _View], ...] = (
-    _UPSIDE_DOWN,
-    ("front to back", lambda image: image[:, ::-1]),
-)
 
 
 def find_outliers(facts: Sequence[Facts]) -> list[Finding]:

@@ -17,7 +17,7 @@ from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import is_2d, walk
 from mrbridge.io.names import natural_key
 from mrbridge.io.remote import fetch
-from mrbridge.urls import shown
+from mrbridge.text import shown
 
 if TYPE_CHECKING:
     from mrbridge.io.dicom import Series

@@ -19,7 +19,7 @@ from mrbridge.io.formats import is_dicom
 from mrbridge.io.remote import localise
 from mrbridge.io.scans import Scan, why_left_out
 from mrbridge.reports import counted, render
-from mrbridge.urls import shown
+from mrbridge.text import shown
 
 if TYPE_CHECKING:
     from mrbridge.inspection.facts import Entry, Facts

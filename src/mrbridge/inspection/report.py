@@ -29,7 +29,7 @@ from mrbridge.io.formats import is_dicom
 from mrbridge.io.names import natural_key
 from mrbridge.io.ownership import must_be_ours
 from mrbridge.reports import counted, csv_table, render
-from mrbridge.urls import url_of
+from mrbridge.text import url_of
 from mrbridge.viewer import Embedded, embedded, packed_viewer
 from mrbridge.volume import CONTRASTS
 

@@ -19,8 +19,7 @@ from typing import Any
 from mrbridge.errors import InputError, OutputError, about, must_be_here
 from mrbridge.io.remote import fetch, remove, upload
 from mrbridge.io.temporary import discard, sweep, temporary_name
-from mrbridge.json_text import parse_json
-from mrbridge.urls import url_of
+from mrbridge.text import parse_json, url_of
 
 _swept: set[Path] = set()
 

@@ -27,8 +27,7 @@ from mrbridge.errors import OutputError
 from mrbridge.io.atomic import writing
 from mrbridge.io.remote import open_url, reported
 from mrbridge.io.temporary import LOCK, is_alive, process_start, temporary_name, this_machine
-from mrbridge.json_text import parse_json
-from mrbridge.urls import url_of
+from mrbridge.text import parse_json, url_of
 
 STALE_SECONDS = 300.0
 _BEAT_SECONDS = 20.0

@@ -21,8 +21,7 @@ from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path, of_text, own_contrasts, synthetic_in
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
-from mrbridge.json_text import decode, did_you_mean, parse_json
-from mrbridge.urls import shown
+from mrbridge.text import decode, did_you_mean, parse_json, shown
 
 DESCRIPTION = "dataset_description.json"
 _CORRECT = "Correct it; bids-validator shows more."

@@ -23,7 +23,7 @@ from mrbridge.io.atomic import suffix_of, writing
 from mrbridge.io.formats import FORMATS
 from mrbridge.io.remote import fetch
 from mrbridge.io.temporary import is_temporary
-from mrbridge.json_text import parse_json
+from mrbridge.text import parse_json
 
 GENERATOR = "mrbridge"  # the name of the maker in pages, sidecars, figures and networks
 FIGURE_MARK = {"Software": GENERATOR}  # the text of a PNG figure that marks it as ours

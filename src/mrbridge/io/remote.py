@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from mrbridge.errors import InputError, MrbridgeError, OutputError, SettingsError
 from mrbridge.io.temporary import sweep, temporary_name
 from mrbridge.quiet import Shared, at_level
-from mrbridge.urls import MIRROR_SUFFIX, is_url, masked, parts, url_of
+from mrbridge.text import MIRROR_SUFFIX, is_url, masked, parts, url_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -20,9 +20,8 @@ from mrbridge.io.atomic import reading, suffix_of
 from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
 from mrbridge.io.names import natural_key
 from mrbridge.io.remote import not_fetched
-from mrbridge.json_text import decode, parse_json
 from mrbridge.reports import counted
-from mrbridge.urls import shown
+from mrbridge.text import decode, parse_json, shown
 from mrbridge.volume import CONTRASTS
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mrbridge.errors import MrbridgeError, SettingsError
-from mrbridge.json_text import shortened
 from mrbridge.networks.blocks import init_weights
 from mrbridge.networks.cyclegan import PatchGAN, ResNet
 from mrbridge.networks.settings import (
@@ -22,9 +21,17 @@ from mrbridge.networks.settings import (
     UNetSettings,
 )
 from mrbridge.networks.unet import ResUNet, UNet
+from mrbridge.text import shortened
 
 Generator = nn.Module
 """One of the built-in generators, or the user's own."""
+
+M = TypeVar("M", bound=nn.Module)
+
+_EVERY_STEP_UNTIL = 40
+_INTERVAL = 4
+"""After the first steps the EMA is updated only every fourth step: an update reads and writes all
+weights, which takes as long as it does in the optimiser."""
 
 
 def build_generator(
@@ -108,14 +115,6 @@ def _own(
 def count_parameters(network: nn.Module) -> int:
     """The number of trainable parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-M = TypeVar("M", bound=nn.Module)
-
-_EVERY_STEP_UNTIL = 40
-_INTERVAL = 4
-"""After the first steps the EMA is updated only every fourth step: an update reads and writes all
-weights, which takes as long as it does in the optimiser."""
 
 
 def averaged_copy(network: M) -> M:

@@ -14,12 +14,12 @@ from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.metadata import filled_texts
 from mrbridge.io.ownership import check_only, is_our_json
 from mrbridge.io.temporary import sweep
-from mrbridge.json_text import parse_json
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.labels import label_maps
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.signals import PulseSequence
 from mrbridge.phantom.subjects import simulate
+from mrbridge.text import parse_json
 from mrbridge.volume import CONTRASTS, Volume
 
 SETTINGS_FILE = Path("code", "phantom.json")

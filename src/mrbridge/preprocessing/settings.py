@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mrbridge.errors import SettingsError
 from mrbridge.extensions import Extension
-from mrbridge.json_text import shortened
 from mrbridge.settings import Option, Settings
+from mrbridge.text import shortened
 
 BrainKind = Literal["none", "auto", "hd-bet", "mask"]
 TransformKind = Literal["rigid", "affine"]

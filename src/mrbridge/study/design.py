@@ -34,7 +34,7 @@ from mrbridge.errors import (
     must_be_new,
 )
 from mrbridge.evaluation.cases import Case, find_synthetic
-from mrbridge.evaluation.extra_files import with_files, with_found_files
+from mrbridge.evaluation.partners import with_files, with_found_files
 from mrbridge.io import read
 from mrbridge.io.atomic import atomic_folder, read_json, write_json, write_text
 from mrbridge.io.ownership import check_only
@@ -54,6 +54,10 @@ _RANGE = 99.5  # the percentile of the head that is white
 _EDGE_MM, _APART_MM = 15.0, 10.0  # of positions without a lesion: from the surface, from lesions
 _SMALLEST_ML = 0.01
 _COMMON_MM = 1.0  # voxels of the grid of scans that had two grids
+
+COLUMNS = ("scan", "question", "answer", "seconds")
+ORIGIN, QUALITY = "origin", "quality"
+ORIGINS, QUALITIES, PRESENCE = ("real", "synthetic"), ("1", "2", "3", "4", "5"), ("yes", "no")
 
 
 @dataclass(frozen=True)
@@ -311,11 +315,6 @@ def _spots(
     for index in rng.choice(free, min(len(chosen), len(free)), replace=False):
         spots.append(Spot(None, position(index), None))
     return [spots[k] for k in rng.permutation(len(spots))]
-
-
-COLUMNS = ("scan", "question", "answer", "seconds")
-ORIGIN, QUALITY = "origin", "quality"
-ORIGINS, QUALITIES, PRESENCE = ("real", "synthetic"), ("1", "2", "3", "4", "5"), ("yes", "no")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.errors import SettingsError
 from mrbridge.extensions import Extension
-from mrbridge.json_text import did_you_mean
 from mrbridge.networks.settings import (
     Networks,
     PatchGANSettings,
@@ -20,6 +19,7 @@ from mrbridge.networks.settings import (
     UNetSettings,
 )
 from mrbridge.settings import Option, Planes, Settings
+from mrbridge.text import did_you_mean
 
 AdversarialKind = Literal["bce", "least_squares", "hinge"]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]

@@ -42,6 +42,8 @@ WARNINGS = {
 _NOT_LOSSES = ("epoch", "step", "seconds", "learning_rate", "images_per_second", "criterion")
 _BARS = "▁▂▃▄▅▆▇█"
 
+_SILENT_SECONDS = 120  # and three epochs: a training that wrote nothing for longer has stopped
+
 
 def score_names(columns: Sequence[str], source: str, target: str) -> dict[str, str]:
     """The columns that are scores, in words: `psnr_target` is `PSNR T1w→T2w`."""
@@ -177,9 +179,6 @@ def view(
     if failures is not None:
         lines.append(f"Monitor: {'; '.join(failures.values()) or 'nothing wrong'}")
     return Group(head, about, *lines, table)
-
-
-_SILENT_SECONDS = 120  # and three epochs: a training that wrote nothing for longer has stopped
 
 
 def describe(run: Path) -> dict[str, Any]:

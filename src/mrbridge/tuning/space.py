@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mrbridge.errors import SettingsError, must_exist
-from mrbridge.json_text import did_you_mean
 from mrbridge.settings import Settings, fields_of, nested, read_yaml
+from mrbridge.text import did_you_mean
 from mrbridge.training.settings import TrainSettings, resolve
 
 Number = int | float

@@ -43,6 +43,8 @@ _IMAGES = 2  # of 256 x 256 pixels, which are timed
 
 Facts = dict[str, Any]
 
+_LEAST_VOXELS = 100  # of both scans, for a fit
+
 
 def load(
     models: Sequence[str | Path], device: str, allow_code: bool
@@ -327,9 +329,6 @@ def _packed(series: Path) -> Path:
             info = zipfile.ZipInfo(file.relative_to(series).as_posix())
             archive.writestr(info, file.read_bytes())
     return path
-
-
-_LEAST_VOXELS = 100  # of both scans, for a fit
 
 
 def registered(truth: Volume, scan: Volume, to: str) -> tuple[Volume, str]:

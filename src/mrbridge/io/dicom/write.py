@@ -38,8 +38,8 @@ from mrbridge.io.dicom.read import read_series
 from mrbridge.io.dicom.series import Series, find_series
 from mrbridge.io.ownership import is_our_json
 from mrbridge.io.remote import fetch
-from mrbridge.json_text import parse_json
 from mrbridge.reports import counted
+from mrbridge.text import parse_json
 from mrbridge.volume import Volume, corner_distance
 
 REPORT = "report.json"
