@@ -220,11 +220,7 @@ class Bundle:
         return self._load(head, f"{name}_scale")
 
     def _load(self, network: _Network, name: str) -> _Network:
-        """Give a network its weights.
-
-        Raises:
-            BundleError: they do not fit.
-        """
+        """Give a network its weights; BundleError if they do not fit."""
         weights = {  # some bundles hold them in half precision
             key: value.float() if value.is_floating_point() else value
             for key, value in self.generator_weights(name).items()

@@ -203,11 +203,7 @@ def about(path: Path | None, kind: type[MrbridgeError] = InputError) -> Iterator
 
 @contextmanager
 def at_work_on(path: Path) -> Iterator[None]:
-    """Within it, lack of memory is an error of the file at `path`.
-
-    Raises:
-        MrbridgeError: there was not enough memory.
-    """
+    """Within it, lack of memory is a MrbridgeError about the file at `path`."""
     try:
         yield
     except Exception as error:

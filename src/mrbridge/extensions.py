@@ -66,11 +66,8 @@ class Extension(Settings):
         return dict(self.model_extra or {})
 
     def resolve(self) -> Any:
-        """Import the class or function; the working directory is searched last.
-
-        Raises:
-            SettingsError: it cannot be imported.
-        """
+        """Import the class or function, from the working directory last; SettingsError if that
+        fails."""
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
             importlib.invalidate_caches()
@@ -101,11 +98,8 @@ class Extension(Settings):
         return found(**self.options) if inspect.isclass(found) else partial(found, **self.options)
 
     def change(self, images: NDArray[np.float32], *arguments: Any) -> NDArray[np.float32]:
-        """Call a function of images that returns images of the same shape.
-
-        Raises:
-            SettingsError: it fails, or returns anything else.
-        """
+        """Call a function of images that returns images of the same shape; SettingsError if it
+        fails, or returns anything else."""
         import numpy as np
 
         result = np.asarray(self.call(self.make(), images.copy(), *arguments), np.float32)
@@ -116,11 +110,7 @@ class Extension(Settings):
         return result
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call what `make` returned.
-
-        Raises:
-            SettingsError: it raises any exception.
-        """
+        """Call what `make` returned; SettingsError if it raises any exception."""
         try:
             return function(*arguments)
         except Exception as error:  # of any code

@@ -21,11 +21,8 @@ T = TypeVar("T")
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device called `auto`, `cpu` or `cuda`; `auto` prefers CUDA, which is experimental.
-
-    Raises:
-        SettingsError: there is no such device.
-    """
+    """The device called `auto`, `cpu` or `cuda` (`auto` prefers CUDA, which is experimental);
+    SettingsError if there is no such device."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted not in ("cpu", "cuda"):

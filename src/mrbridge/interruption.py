@@ -42,11 +42,7 @@ def listen() -> None:
 
 
 def begin() -> None:
-    """Let signals interrupt from now on.
-
-    Raises:
-        KeyboardInterrupt: one has come already.
-    """
+    """Let signals interrupt from now on; KeyboardInterrupt if one has come already."""
     _state.held = 0
     check()
 
@@ -66,11 +62,8 @@ def was_asked() -> bool:
 
 
 def check() -> None:
-    """End here if a signal has come, also one whose exception was lost in a callback.
-
-    Raises:
-        KeyboardInterrupt: one has come.
-    """
+    """End here (KeyboardInterrupt) if a signal has come, also one whose exception was lost in a
+    callback."""
     if was_asked() and not _state.held:
         raise KeyboardInterrupt
 

@@ -205,11 +205,8 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of settings.
-
-    Raises:
-        SettingsError: the file cannot be read or does not hold a mapping.
-    """
+    """Read a YAML file of settings; SettingsError if it cannot be read or does not hold a
+    mapping."""
     try:
         with open(path, "rb") as file:
             values = _parse_yaml(file.read(_MOST_BYTES + 1).decode())

@@ -81,11 +81,8 @@ class Parallel(Processes):
 
     @property
     def crew(self) -> int | str:
-        """The workers for `mrbridge.parallel.map_scans`.
-
-        Raises:
-            SettingsError: both processes and a cluster are asked for.
-        """
+        """The workers for `mrbridge.parallel.map_scans`; SettingsError if both processes and a
+        cluster are asked for."""
         if self.dask is not None and self.workers != 1:
             raise SettingsError("--workers and --dask exclude each other", remedy="Leave one out.")
         return self.workers if self.dask is None else self.dask
@@ -413,11 +410,8 @@ VERBS: dict[str, type[VerbSettings]] = {
 
 
 def schema(verb: str) -> dict[str, object]:
-    """The JSON schemas of a verb's options, and of the settings of `--config` (None without).
-
-    Raises:
-        SettingsError: there is no such verb.
-    """
+    """The JSON schemas of a verb's options, and of the settings of `--config` (None without);
+    SettingsError if there is no such verb."""
     if verb not in VERBS:
         raise SettingsError(
             f"there is no verb '{verb}'", remedy=f"Choose one of {', '.join(VERBS)}."

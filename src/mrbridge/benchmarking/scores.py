@@ -73,11 +73,7 @@ class HeldOutScans:
 
     @classmethod
     def of(cls, store: Store) -> HeldOutScans:
-        """Choose the split.
-
-        Raises:
-            StoreError: neither a test nor a validation split has both contrasts.
-        """
+        """Choose the split; StoreError if neither test nor validation split has both contrasts."""
         prepared = store.manifest.settings
         contrasts = (prepared.source, prepared.target)
         for split in ("test", "val"):

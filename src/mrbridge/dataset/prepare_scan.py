@@ -269,11 +269,8 @@ def _affine(result: Preprocessed, first: int) -> list[list[float]] | None:
 
 
 def _register(volume: Volume, scan: Scan, settings: PrepareSettings) -> _Reference:
-    """Onto the grid of the reference, or with it along the axes of the template.
-
-    Raises:
-        InputError: registration or alignment did not converge.
-    """
+    """Onto the grid of the reference, or with it along the axes of the template; InputError if
+    registration or alignment did not converge."""
     from mrbridge.preprocessing.registration import register
 
     standard = settings.standard

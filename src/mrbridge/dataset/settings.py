@@ -43,11 +43,8 @@ class SliceRange:
 
     @classmethod
     def parse(cls, text: str) -> SliceRange:
-        """Read `LOW:HIGH`, each with its unit.
-
-        Raises:
-            SettingsError: not such a range, or an empty one.
-        """
+        """Read `LOW:HIGH`, each with its unit; SettingsError if it is not such a range, or
+        empty."""
         match = _RANGE.fullmatch(text)
         remedy = "Write 20%:80% or -40mm:60mm."
         if match is None or match[2] != match[4]:

@@ -138,11 +138,8 @@ class Folder:
     """
 
     def __init__(self, path: Path, **identity: str) -> None:
-        """Read the record; nothing is written.
-
-        Raises:
-            OutputError: the folder contains something else than this download.
-        """
+        """Read the record, and write nothing; OutputError if the folder contains something else
+        than this download."""
         self.path, self._identity = path, identity
         self.record = self._read()
 

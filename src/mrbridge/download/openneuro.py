@@ -149,11 +149,7 @@ class _Server:
     """
 
     def __init__(self, session: Session, dataset: str, version: str | None) -> None:
-        """Look the version up.
-
-        Raises:
-            InputError: no such dataset or version.
-        """
+        """Look the version up; InputError if there is no such dataset or version."""
         self._session = session
         self._url = f"{(session.settings.mirror or SITE).rstrip('/')}/crn/graphql"
         answer = self._ask(_SNAPSHOTS, "dataset", _Dataset, dataset=dataset)
@@ -166,11 +162,8 @@ class _Server:
         self._snapshot = {"dataset": dataset, "tag": self.version}
 
     def list_files(self) -> tuple[list[RemoteFile], dict[str, Any]]:
-        """The wanted files, and the description of the dataset as the server has it.
-
-        Raises:
-            InputError: no such subject or scan.
-        """
+        """The wanted files, and the description of the dataset as the server has it; InputError if
+        there is no such subject or scan."""
         settings, dataset = self._session.settings, self._snapshot["dataset"]
         files: dict[str, RemoteFile] = {}
 

@@ -311,11 +311,8 @@ def _is_among(case: Case, trained_on: Collection[str]) -> bool:
 
 
 def _unmatched(cases: Sequence[Case], what: Extra, place: Path) -> list[str]:
-    """A remark on cases without a file, which are scored without it; a mask is necessary.
-
-    Raises:
-        InputError: no case has one.
-    """
+    """A remark on cases without a file, which are scored without it (a mask is necessary);
+    InputError if no case has one."""
     without = [case.name for case in cases if getattr(case, what) is None]
     if what == "mask" or not without:
         return []

@@ -243,11 +243,8 @@ class CaseScans:
 
     @cached_property
     def uncertainty(self) -> Stack | None:
-        """The uncertainty map on the grid of the scores; None if there is none.
-
-        Raises:
-            InputError: it has negative values.
-        """
+        """The uncertainty map on the grid of the scores, None if there is none; InputError if it
+        has negative values."""
         path = self._case.uncertainty
         if path is None:
             return None

@@ -164,10 +164,7 @@ def _read(
     request: Request, one: AdditionalScan, to: str, taken: Collection[str | None]
 ) -> PlacedScan:
     """An additional scan as it is; of a DICOM study, a series of a contrast that is not yet taken.
-
-    Raises:
-        InputError: it cannot be read, or the model cannot take it.
-    """
+    InputError if it cannot be read, or the model cannot take it."""
     force, uid = request.settings.force, None
     wanted = [contrast for contrast in request.bundle.contrasts if contrast != to]
     if isinstance(one.scan, Volume):
@@ -204,11 +201,8 @@ def _read(
 
 
 def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:
-    """An additional scan on the grid of the scan to translate.
-
-    Raises:
-        InputError: it cannot be registered.
-    """
+    """An additional scan on the grid of the scan to translate; InputError if it cannot be
+    registered."""
     other = replace(other, volume=stored_like(other.volume, scan))
     if grid_difference(scan, other.volume) is None:
         slices = [to_slices(black_background(one), None) for one in (scan, other.volume)]

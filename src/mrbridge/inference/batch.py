@@ -206,11 +206,8 @@ def translate_folder(request: Request, folder: Path, out: Path, workers: Workers
 
 
 def check_output_folder(folder: Path, out: Path) -> None:
-    """Refuse an output folder that is the input, or the name of a file, or cannot be written.
-
-    Raises:
-        OutputError: it is, or cannot.
-    """
+    """Refuse an output folder that is the input, or the name of a file, or cannot be written:
+    OutputError."""
     if out.resolve() == folder.resolve():
         raise OutputError("is the input itself", path=out, remedy="Name another output folder.")
     if out.suffix and is_readable(out):
@@ -221,11 +218,8 @@ def check_output_folder(folder: Path, out: Path) -> None:
 
 
 def check_not_taken(item: Item) -> None:
-    """Refuse an output that belongs to another scan, and remove what a killed run left there.
-
-    Raises:
-        OutputError: it does.
-    """
+    """Refuse an output that belongs to another scan (OutputError), and remove what a killed run
+    left there."""
     sweep(item.output.parent)
     if item.is_taken:
         raise OutputError(
@@ -243,11 +237,8 @@ def _translate_item(request: Request, item: Item) -> Translation:
 
 
 def _find(request: Request, folder: Path, out: Path) -> FoundScans:
-    """The files of a folder to translate, and why the others are left out.
-
-    Raises:
-        InputError: there are none to translate.
-    """
+    """The files of a folder to translate, and why the others are left out; InputError if there are
+    none."""
     results = out.resolve()
     is_below = folder.resolve() in results.parents  # otherwise `out` may hold the input
     paths = [

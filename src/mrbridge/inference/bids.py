@@ -296,11 +296,7 @@ def _earlier(report: Path) -> States:
 
 
 def _fingerprint(request: Request, item: Item) -> dict[str, Any]:
-    """All that decides over the voxels of a translation.
-
-    Raises:
-        InputError: the scan cannot be read.
-    """
+    """All that decides over the voxels of a translation; InputError if the scan cannot be read."""
     translator, settings = request.translator, request.settings
     bundle, match = request.bundle, request.match
     additional = {str(one.contrast): sha256_of(Path(str(one.path))) for one in item.additional}

@@ -96,11 +96,8 @@ def _is_nifti(out: Path) -> bool:
 
 
 def _check_place(path: Path, out: Path, form: str) -> None:
-    """Refuse a place where the result would mix with the source, or replace other files.
-
-    Raises:
-        OutputError: it is one.
-    """
+    """Refuse a place where the result would mix with the source, or replace other files:
+    OutputError."""
     source, place = path.resolve(), out.resolve()
     inside = place == source or (source.is_dir() and source in place.parents)
     if form == "nifti":

@@ -69,11 +69,8 @@ class Preprocessing:
         self.bundle.must_make(to)
 
     def __call__(self, path: str) -> Item:
-        """Read and preprocess the scan at a path.
-
-        Raises:
-            InputError: it cannot be read, or another generator translates it.
-        """
+        """Read and preprocess the scan at a path; InputError if it cannot be read, or another
+        generator translates it."""
         with recognised(self.bundle.contrasts):
             volume = io.read(path)
         direction = self._direction(volume.contrast, path)
@@ -133,11 +130,8 @@ class Postprocessing:
 
 
 def read(path: str | Path, allow_code: bool) -> BundleManifest:
-    """The manifest in an exported bundle.
-
-    Raises:
-        SettingsError: it is damaged, or names code, which is not allowed.
-    """
+    """The manifest in an exported bundle; SettingsError if it is damaged, or names code, which is
+    not allowed."""
     manifest = BundleManifest.build(json.loads(Path(path).read_text()), origin=path)
     require(code_in(manifest.networks.generator, manifest.standard), allow_code, Path(path))
     return manifest

@@ -39,11 +39,8 @@ class OutputGrid:
 
     @classmethod
     def of_reference(cls, scan: Volume) -> OutputGrid:
-        """The grid of a scan, whose NIfTI header is kept for the results.
-
-        Raises:
-            InputError: a 2D image.
-        """
+        """The grid of a scan, whose NIfTI header is kept for the results; InputError for a 2D
+        image."""
         if scan.affine is None:
             raise InputError("is a 2D image, which has no grid in space", remedy="Name a volume.")
         grid = empty_grid(scan.voxels.shape, scan.affine)

@@ -236,11 +236,8 @@ def _output_grid(settings: TranslateSettings, reference: Scan | None) -> OutputG
 def _check_settings(
     settings: TranslateSettings, path: Path | None, dicom: bool, is_dataset: bool
 ) -> None:
-    """Refuse settings that do not apply to this kind of input; a scan in memory has no path.
-
-    Raises:
-        InputError, OutputError, SettingsError: one does not.
-    """
+    """Refuse settings that do not apply to this kind of input (InputError, OutputError or
+    SettingsError); a scan in memory has no path."""
     if not dicom and settings.form == "dicom":
         raise OutputError(
             "cannot become DICOM: it has no patient, no study and no frame of reference, and "

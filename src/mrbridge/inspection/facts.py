@@ -183,11 +183,7 @@ def by_contrast(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
 
 
 def measure(entry: Entry) -> Facts:
-    """Read one scan and measure it.
-
-    Raises:
-        MrbridgeError: it cannot be read, or has no foreground.
-    """
+    """Read one scan and measure it; MrbridgeError if it cannot be read, or has no foreground."""
     scan = load(entry)
     slices, foreground = scan.slices, scan.foreground
     if not foreground.any():
@@ -211,11 +207,8 @@ def measure(entry: Entry) -> Facts:
 
 
 def load(entry: Entry) -> LoadedScan:
-    """Read one scan and normalise its intensities to [-1, 1], on its own grid.
-
-    Raises:
-        MrbridgeError: it cannot be read, or has no foreground.
-    """
+    """Read one scan and normalise its intensities to [-1, 1], on its own grid; MrbridgeError as
+    `measure`."""
     if entry.record is not None:
         return _of_store(entry.record, entry.scan.path)
     scan = entry.scan

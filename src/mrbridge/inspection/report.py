@@ -122,10 +122,7 @@ def check_place(out: Path) -> None:
 
 def write_report(result: Inspection, out: Path) -> None:
     """Write the page and, next to it, `.findings.json`; the same for any number of workers.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
+    OutputError if they cannot be written."""
     complete = out.with_suffix(".findings.json")
     write_text(out, render("inspection.html.j2", **_variables(result), json_name=complete.name))
     content = {"mrbridge": __version__, "of": result.title} | result.findings_json()
@@ -344,11 +341,8 @@ def _points(values: NDArray[np.float64], top: float) -> list[str]:
 
 
 def check_table(table: Path, *, overwrite: bool = False) -> None:
-    """Refuse to write a table in the place of another file.
-
-    Raises:
-        OutputError: the name does not end in .csv, or something exists there.
-    """
+    """Refuse to write a table in the place of another file, or without .csv at its end:
+    OutputError."""
     if table.suffix.lower() != ".csv":
         raise OutputError("is not the name of a table", path=table, remedy="Use a name with .csv.")
     if table.is_file() and overwrite:
@@ -363,11 +357,8 @@ def check_table(table: Path, *, overwrite: bool = False) -> None:
 
 
 def check_source(source: Path) -> None:
-    """Refuse sources that a table cannot describe, because its rows name files.
-
-    Raises:
-        InputError: the source is a store, or holds DICOM files.
-    """
+    """Refuse sources that a table cannot describe, because its rows name files (a store, or DICOM
+    files): InputError."""
     if holds_store(source):
         what, remedy = "a store", "Correct the data from which the store was prepared."
     elif is_dicom(source):

@@ -197,11 +197,8 @@ def _set_affine(header: Any, affine: Affine) -> None:
 
 
 def header_for(volume: Volume, voxels: NDArray[Any]) -> Any:
-    """The header to write: that of the source for these voxels, or a new one in millimetres.
-
-    Raises:
-        HeaderDataError: NIfTI cannot hold the voxels.
-    """
+    """The header to write: that of the source for these voxels, or a new one in millimetres;
+    HeaderDataError if NIfTI cannot hold the voxels."""
     assert volume.affine is not None
     if isinstance(volume.header, nib.Nifti1Header):  # also Nifti2Header
         header = volume.header.copy()

@@ -57,11 +57,8 @@ class Adam(torch.optim.Adam):
         return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state, whatever its device and memory order.
-
-        Raises:
-            InputError: it belongs to other parameters.
-        """
+        """Continue from a state, whatever its device and memory order; InputError if it belongs to
+        other parameters."""
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             for name in _MOMENTS:

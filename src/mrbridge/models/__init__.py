@@ -28,11 +28,7 @@ _HERE = Path(__file__).parent
 
 
 def shipped() -> Path:
-    """The folder of the shipped bundle.
-
-    Raises:
-        BundleError: this installation has none.
-    """
+    """The folder of the shipped bundle; BundleError if this installation has none."""
     folder = _HERE / "t1w_t2w"
     if not (folder / "bundle.json").is_file():
         raise BundleError(
@@ -42,11 +38,8 @@ def shipped() -> Path:
 
 
 def unnamed() -> Path:
-    """The shipped model, for users who name none; they are informed.
-
-    Raises:
-        BundleError: this installation has none.
-    """
+    """The shipped model, for users who name none, who are informed; BundleError if this
+    installation has none."""
     folder = shipped()
     log.info(UNNAMED)
     return folder

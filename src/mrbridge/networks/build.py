@@ -61,11 +61,8 @@ def build_generator(
 
 
 def build_critic(settings: CriticSettings, rng: torch.Generator | None = None) -> nn.Module:
-    """Build a critic, with weights drawn from `rng`, else uninitialised.
-
-    Raises:
-        SettingsError: the user's own network cannot be built.
-    """
+    """Build a critic, with weights drawn from `rng`, else uninitialised; SettingsError if the
+    user's own network cannot be built."""
     if isinstance(settings, CriticExtension):
         return _own(settings, None, rng)
     network = PatchGAN(settings)

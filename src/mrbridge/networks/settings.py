@@ -119,11 +119,7 @@ class PatchGANSettings(Settings):
         return self._logits(rows), self._logits(columns)
 
     def check_size(self, rows: int, columns: int) -> None:
-        """Refuse images that are too small for a single logit.
-
-        Raises:
-            SizeError: the image is too small.
-        """
+        """Refuse images that are too small for a single logit: SizeError."""
         if min(self.logits_size(rows, columns)) < 1:
             smallest = 3 * 2**self.strided
             raise SizeError(

@@ -90,11 +90,8 @@ def _client(address: str) -> Iterator[Any]:
 
 
 def _check_workers(client: Any, address: str) -> int:
-    """The number of workers of a cluster.
-
-    Raises:
-        SettingsError: it has no workers, or they have another mrbridge.
-    """
+    """The number of workers of a cluster; SettingsError if it has none, or they have another
+    mrbridge."""
     try:
         client.wait_for_workers(1, timeout=WORKERLESS_SECONDS)
     except TimeoutError:
@@ -191,11 +188,7 @@ def _oldest(
 
 
 def _received(client: Any, future: Any) -> Any:
-    """Wait for a result as long as there are workers.
-
-    Raises:
-        MrbridgeError: they are gone.
-    """
+    """Wait for a result as long as there are workers; MrbridgeError if they are gone."""
     from distributed import wait
 
     while not future.done():

@@ -77,11 +77,8 @@ _CLOSING_MM = 8.0  # fissures up to twice as wide are part of the brain mask
 
 
 def label_maps(folder: Path) -> list[Path]:
-    """The label maps in a folder and its subfolders, in order: NIfTI files, and `aseg.mgz`.
-
-    Raises:
-        InputError: there are none.
-    """
+    """The label maps in a folder and its subfolders, in order: NIfTI files, and `aseg.mgz`;
+    InputError if there are none."""
     patterns = ("*.nii", "*.nii.gz", "aseg.mgz")
     found = sorted(path for pattern in patterns for path in folder.rglob(pattern))
     if not found:
@@ -133,11 +130,8 @@ def _maps(path: Path) -> HeadMaps:
 
 
 def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The labels (i, j, k), those of parcels as those of the whole, and the affine.
-
-    Raises:
-        InputError: it cannot be read, or does not hold labels.
-    """
+    """The labels (i, j, k), those of parcels as those of the whole, and the affine; InputError if
+    it cannot be read, or does not hold labels."""
     if path.suffix == ".mgz":
         try:
             image = nibabel.load(path)

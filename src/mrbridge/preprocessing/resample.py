@@ -244,11 +244,8 @@ def empty_grid(shape: tuple[int, ...], affine: NDArray[np.float64] | None) -> Vo
 
 
 def to_image(volume: Volume) -> sitk.Image:
-    """A volume as a SimpleITK image: axes (k, j, i) in memory, positions LPS+ mm.
-
-    Raises:
-        InputError: a 2D image, which has no position in space.
-    """
+    """A volume as a SimpleITK image, axes (k, j, i) in memory, positions LPS+ mm; InputError for a
+    2D image, which has no position in space."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(np.transpose(volume.voxels)))

@@ -200,11 +200,7 @@ def mask_path(scan: Path, pattern: str) -> Path | None:
 
 
 def hd_bet_program() -> str:
-    """The path of HD-BET.
-
-    Raises:
-        SettingsError: it is not installed.
-    """
+    """The path of HD-BET; SettingsError if it is not installed."""
     program = shutil.which(_HD_BET)
     if program is None:
         raise SettingsError(

@@ -198,11 +198,8 @@ def _answers(study: Study) -> pd.DataFrame:
 
 
 def _refuse_copies(files: Mapping[Path, Sequence[Answer]]) -> None:
-    """Refuse answers that are in two files: the copy would count as another rater, who agrees.
-
-    Raises:
-        InputError: all answers of one are in the other, to the tenth of a second.
-    """
+    """Refuse answers that are in two files, to the tenth of a second (InputError): the copy would
+    count as another rater, who agrees."""
     for (path, answers), (other, others) in permutations(files.items(), 2):
         if len({one.seconds for one in answers}) > 1 and set(answers) <= set(others):
             raise InputError(

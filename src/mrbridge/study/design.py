@@ -89,11 +89,7 @@ class Study:
 
     @classmethod
     def open(cls, path: str | Path) -> Study:
-        """Open a study.
-
-        Raises:
-            InputError: it is not one.
-        """
+        """Open a study; InputError if it is not one."""
         path = Path(path)
         try:
             content = read_json(path / STUDY)
@@ -117,11 +113,7 @@ class Study:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What is what: `scans` and `spots` by their names.
-
-        Raises:
-            InputError: it is not there.
-        """
+        """What is what: `scans` and `spots` by their names; InputError if it is not there."""
         try:
             return dict(read_json(self.path / KEY))
         except (OSError, ValueError) as error:
@@ -335,11 +327,7 @@ class Answer:
 
 
 def path_for(study: Study, rater: str) -> Path:
-    """The file of a rater.
-
-    Raises:
-        SettingsError: the name cannot be part of a file's name.
-    """
+    """The file of a rater; SettingsError if the name cannot be part of a file's name."""
     if not re.fullmatch(r"[\w-]{1,40}", rater):
         raise SettingsError(
             f"'{rater[:40]}' cannot name a rater", remedy="Use letters, digits, - and _."
@@ -354,11 +342,8 @@ def allowed(study: Study, scan: str) -> dict[str, tuple[str, ...]]:
 
 
 def read_answers(study: Study, path: Path) -> list[Answer]:
-    """The answers of a file; none if it does not exist.
-
-    Raises:
-        InputError: it is not a file of answers to this study.
-    """
+    """The answers of a file, none if it does not exist; InputError if it is not a file of answers
+    to this study."""
     if not path.is_file():
         return []
     try:
@@ -393,11 +378,8 @@ def read_answers(study: Study, path: Path) -> list[Answer]:
 
 
 def add_answers(study: Study, path: Path, scan: str, given: dict[str, str], seconds: float) -> None:
-    """Keep the answers about one scan.
-
-    Raises:
-        ValueError: some are missing, impossible, or were given before.
-    """
+    """Keep the answers about one scan; ValueError if some are missing, impossible, or were given
+    before."""
     questions = allowed(study, scan)
     if given.keys() != questions.keys() or any(v not in questions[k] for k, v in given.items()):
         raise ValueError("every question needs one of its answers")

@@ -52,11 +52,8 @@ _DAMAGED = (
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to a temporary file in the same folder, flush it, and rename it.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write `state` to a temporary file in the same folder, flush it, and rename it; OutputError if
+    it cannot be written."""
     with atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -67,20 +64,14 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 def copy_checkpoint(existing: Path, name: Path) -> None:
     """Copy a checkpoint, rather than link it: damage to one file leaves the other intact.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    OutputError if it cannot be written."""
     with atomic_path(name) as temporary:
         shutil.copyfile(existing, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; only tensors and plain values are accepted, nothing is executed.
-
-    Raises:
-        InputError: it is absent or damaged.
-    """
+    """Read a checkpoint (only tensors and plain values are accepted, nothing is executed);
+    InputError if it is absent or damaged."""
     if not path.is_file():
         best = _best_beside(path)
         remedy = f"Continue from the best state: copy {best} to this name."
@@ -98,11 +89,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read the checkpoint of a training, as `load_checkpoint`.
-
-    Raises:
-        InputError: it is absent, damaged, or not the checkpoint of a training.
-    """
+    """Read the checkpoint of a training, as `load_checkpoint`; InputError if it is not one, too."""
     state = load_checkpoint(path)
     kept = state.get("keeper")
     if not (_holds(state, _STATE) and isinstance(kept, dict) and _holds(kept, _KEPT)):
@@ -142,11 +129,7 @@ def _sign(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Verify the checksum.
-
-    Raises:
-        ValueError: it differs.
-    """
+    """Verify the checksum; ValueError if it differs."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - _COMMENT_BYTES))
@@ -295,11 +278,7 @@ def identity(store: Store) -> dict[str, Any]:
 
 
 def restore(model: TranslationModel, state: dict[str, Any], path: Path) -> None:
-    """Load a checkpoint's state into a model.
-
-    Raises:
-        InputError: it is of other networks.
-    """
+    """Load a checkpoint's state into a model; InputError if it is of other networks."""
     try:
         model.restore(state)
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
@@ -313,11 +292,8 @@ def restore(model: TranslationModel, state: dict[str, Any], path: Path) -> None:
 def repair_bundle(
     state: dict[str, Any], run: Path, settings: TrainSettings, weights: LossWeights
 ) -> None:
-    """Write a missing, damaged or foreign bundle again from the best checkpoint, with a warning.
-
-    Raises:
-        BundleError: the best checkpoint does not hold it.
-    """
+    """Write a missing, damaged or foreign bundle again from the best checkpoint, with a warning;
+    BundleError if that does not hold it."""
     folder, best = run / "bundle", run / "checkpoints" / "best.ckpt"
     known = _manifest_in(state)
     present: str | None = None

@@ -79,11 +79,8 @@ def _warn_of_edges(store: Store, image_size: int) -> None:
 def choose_pairs(
     settings: TrainSettings, store: Store, banks: tuple[SliceBank, SliceBank]
 ) -> Pairs:
-    """The pairs of training slices that the settings allow.
-
-    Raises:
-        SettingsError: the settings need pairs and the store has none.
-    """
+    """The pairs of training slices that the settings allow; SettingsError if they need pairs and
+    the store has none."""
     pairs: Pairs = []
     if settings.supervision != "unpaired":
         pairs = known_pairs(store, banks)
@@ -144,11 +141,8 @@ def weights_for(
 
 
 def check_simulated(store: Store) -> None:
-    """Refuse simulated pairs of scans that cannot be simulated.
-
-    Raises:
-        SettingsError: a contrast cannot, or the scans do not show heads.
-    """
+    """Refuse simulated pairs of contrasts that cannot be simulated, or of scans that do not show
+    heads: SettingsError."""
     prepared = store.manifest.settings
     unknown = [one for one in (prepared.source, prepared.target) if one not in CONTRASTS]
     if prepared.standard.foreground != "head":
@@ -162,11 +156,8 @@ def check_simulated(store: Store) -> None:
 
 
 def for_contrasts(settings: TrainSettings, store: Store) -> TrainSettings:
-    """Settings without the preset's simulated pairs if a contrast cannot be simulated.
-
-    Raises:
-        SettingsError: the settings ask for simulated pairs, unlike their preset.
-    """
+    """Settings without the preset's simulated pairs if a contrast cannot be simulated;
+    SettingsError if the settings ask for them, unlike their preset."""
     if not settings.simulated_weight:
         return settings
     try:

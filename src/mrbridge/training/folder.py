@@ -19,11 +19,8 @@ from mrbridge.training.settings import TrainSettings
 
 
 def refuse_url(run: str | Path) -> None:
-    """Refuse a run at a URL: checkpoints are written often, and read again on resume.
-
-    Raises:
-        SettingsError: it is a URL.
-    """
+    """Refuse a run at a URL (SettingsError): checkpoints are written often, and read again on
+    resume."""
     must_be_here(run, "Train into a folder on this machine, then copy the run or its bundle.")
 
 
@@ -79,11 +76,7 @@ def make_folder(run: Path, settings: TrainSettings, overwrite: bool) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder that is not a run, or holds other files too.
-
-    Raises:
-        OutputError: it is not, or does.
-    """
+    """Refuse to replace a folder that is not a run, or holds other files too: OutputError."""
     check_only(folder, FILES)
     if _has_files(folder) and not _has_settings(folder):
         raise OutputError(
@@ -92,11 +85,8 @@ def check_replaceable(folder: Path) -> None:
 
 
 def check_unused(run: Path) -> None:
-    """Refuse a folder that is not empty, unless it is a run that was killed before its first save.
-
-    Raises:
-        OutputError: a new run would mix with what is there.
-    """
+    """Refuse a folder that is not empty (OutputError), unless it is a run that was killed before
+    its first save."""
     if not _has_files(run):
         return
     results = [run / "bundle", *run.glob("checkpoints/*.ckpt")]

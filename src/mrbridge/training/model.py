@@ -289,11 +289,8 @@ class TranslationModel(nn.Module):
         reference: Tensor,
         factor: float = 1.0,
     ) -> None:
-        """Add the user's own losses of an image and its reference, each (batch, 1, rows, columns).
-
-        Raises:
-            SettingsError: one fails, or does not return one number.
-        """
+        """Add the user's own losses of an image and its reference, each (batch, 1, rows, columns);
+        SettingsError if one fails, or does not return one number."""
         for name, (settings, loss) in self.extra_losses.items():
             if settings.on == on:
                 value = settings.call(loss, image.float(), reference.float())

@@ -398,11 +398,7 @@ def bundle_manifest(
 
 
 def _result(recorder: RunRecorder) -> Run:
-    """What has come of a training.
-
-    Raises:
-        MrbridgeError: nothing: it diverged.
-    """
+    """What has come of a training; MrbridgeError if nothing, because it diverged."""
     plan, rows, stopping = recorder.plan, recorder.log.rows, recorder.stopping
     if recorder.finished and stopping.best_is_initial:
         log.warning(

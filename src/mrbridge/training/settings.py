@@ -310,11 +310,7 @@ SHORT: dict[str, Any] = {"steps_per_epoch": 100}
 
 
 def preset(name: str) -> TrainSettings:
-    """The settings of a preset.
-
-    Raises:
-        SettingsError: there is no preset of this name.
-    """
+    """The settings of a preset; SettingsError if there is none of this name."""
     if name not in PRESETS:
         raise SettingsError(
             f"there is no preset '{name}'{did_you_mean(name, PRESETS)}",

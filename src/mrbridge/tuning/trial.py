@@ -74,11 +74,7 @@ def open_study(out: Path, seed: int = 0) -> optuna.Study:
 
 @contextmanager
 def storage_errors(out: Path) -> Iterator[None]:
-    """Within it, a storage that cannot be read or written, as on a full disk, is an error in words.
-
-    Raises:
-        OutputError: it cannot.
-    """
+    """Within it, a storage that cannot be read or written, as on a full disk, is an OutputError."""
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:

@@ -161,11 +161,7 @@ def _is_allowed(name: str, host: str) -> bool:
 
 
 def bound(address: Address) -> socket.socket:
-    """A socket on an address.
-
-    Raises:
-        SettingsError: the address cannot be used.
-    """
+    """A socket on an address; SettingsError if the address cannot be used."""
     listener = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -143,11 +143,8 @@ class Jobs:
 
     @contextmanager
     def reserved(self, size: int, *, new: bool = True) -> Iterator[None]:
-        """Reserve room for an upload of `size` bytes, of a new scan or not, while it is received.
-
-        Raises:
-            Refused: it is too large, or there are too many scans for a new one.
-        """
+        """Reserve room for an upload of `size` bytes, of a new scan or not, while it is received;
+        Refused if it is too large, or there are too many scans for a new one."""
         settings = self.settings
         if size > settings.upload_mib << 20:
             raise Refused(
@@ -191,11 +188,8 @@ class Jobs:
         return name, folder
 
     def add(self, job: Job) -> Job:
-        """Queue a job; its files are in its folder already.
-
-        Raises:
-            Refused: meanwhile there are too many, or too many wait.
-        """
+        """Queue a job, whose files are in its folder already; Refused if meanwhile there are too
+        many, or too many wait."""
         with self._changed:
             self._check_room()
             self._jobs[job.id] = job

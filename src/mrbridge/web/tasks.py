@@ -79,11 +79,8 @@ def model_facts(translator: Translator, model: str | Path) -> Facts:
 
 
 def look(task: Task, translators: Sequence[Translator]) -> Facts:
-    """What a scan is, whether it can be translated, and the volume that the page shows.
-
-    Raises:
-        MrbridgeError: it cannot be read.
-    """
+    """What a scan is, whether it can be translated, and the volume that the page shows;
+    MrbridgeError if it cannot be read."""
     items, translator = list_headers(task.scan).items, translators[task.model]
     volume = _read(replace(task, force=True, allow_gaps=True), translator)
     scan = volume if volume.contrast or volume.other else _with_contrast(volume, items)
@@ -148,10 +145,7 @@ def verdict(scan: Volume, translator: Translator) -> Facts:
 
 def translate(task: Task, translator: Translator, report: Callable[[float], None]) -> Facts:
     """Translate a scan, and write what the user takes home; `report` gets the share that is done.
-
-    Raises:
-        MrbridgeError: the scan is refused, or cannot be translated.
-    """
+    MrbridgeError if the scan is refused, or cannot be translated."""
     dicom = is_dicom(task.scan)
     changes: dict[str, Any] = {
         "force": task.force,
@@ -296,11 +290,8 @@ def methods(
 
 
 def _read(task: Task, translator: Translator) -> Volume:
-    """Read a scan; of several DICOM series the one that is translated.
-
-    Raises:
-        MrbridgeError: it cannot be read.
-    """
+    """Read a scan, of several DICOM series the one that is translated; MrbridgeError if it cannot
+    be read."""
     if not is_dicom(task.scan):
         return read(task.scan)
     from mrbridge.io.dicom import choose_series, find_series, nameless, read_series

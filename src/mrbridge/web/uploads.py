@@ -55,11 +55,8 @@ FORM: dict[str, Any] = {
 
 
 def _choices_of(form: FormData, jobs: Jobs) -> dict[str, Any]:
-    """The choices of a request, such as `to`, as attributes of a task.
-
-    Raises:
-        Refused: there is no such model, or it does not make the contrast.
-    """
+    """The choices of a request, such as `to`, as attributes of a task; Refused if there is no such
+    model, or it does not make the contrast."""
     number = str(form.get("model") or 0)
     if not number.isdecimal() or int(number) >= len(jobs.models):
         raise Refused(422, "There is no such model", "Choose one that /api/health lists.")
@@ -89,11 +86,7 @@ def _bytes_of(request: Request) -> int:
 
 
 async def _form_of(request: Request) -> FormData:
-    """The fields of a request.
-
-    Raises:
-        Refused: they cannot be read.
-    """
+    """The fields of a request; Refused if they cannot be read."""
     try:
         return await request.form(max_files=_MOST_FILES, max_fields=20)
     except (MultiPartException, HTTPException) as error:
@@ -102,11 +95,8 @@ async def _form_of(request: Request) -> FormData:
 
 
 async def receive(request: Request, jobs: Jobs) -> Job:
-    """Receive an upload, and add it to the jobs.
-
-    Raises:
-        Refused: it is too large, or not a scan that can be accepted now.
-    """
+    """Receive an upload, and add it to the jobs; Refused if it is too large, or not a scan that can
+    be accepted now."""
     size = _bytes_of(request)
     with jobs.reserved(size):
         form = await _form_of(request)
@@ -154,10 +144,7 @@ async def receive_start(request: Request, job: Job, jobs: Jobs) -> None:
 
 def _keep_more(form: FormData, folder: Path, jobs: Jobs, task: Task) -> dict[str, Any]:
     """Keep the true scan and the additional scans of a request; gives the changes of its task.
-
-    Raises:
-        Refused: they cannot be accepted, or the model does not take so many.
-    """
+    Refused if they cannot be accepted, or the model does not take so many."""
     limit = jobs.settings.upload_mib << 20
     also = _scans(_files(form, "also"))
     model, count = jobs.models[task.model], len(also) if "also" in form else len(task.also)

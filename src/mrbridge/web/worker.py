@@ -123,11 +123,8 @@ class Worker:
         return None if self._process is None else self._process.pid
 
     def start(self) -> list[dict[str, Any]]:
-        """Start it, and wait until it has loaded the models; what it says about them.
-
-        Raises:
-            MrbridgeError: a model cannot be loaded.
-        """
+        """Start it, and wait until it has loaded the models; what it says about them. MrbridgeError
+        if a model cannot be loaded."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._stopped_since = None

@@ -61,10 +61,7 @@ class Decoder:
 
     def decode(self, file: bytes, frame: int) -> NDArray[Any]:
         """Decode a frame, from 0, of a whole DICOM file; an empty one stands for the one before.
-
-        Raises:
-            ValueError: it is damaged, or takes too much memory or time.
-        """
+        ValueError if it is damaged, or takes too much memory or time."""
         # Not multiprocessing, which would import the user's script again.
         process = self._process = self._process or subprocess.Popen(
             [sys.executable, "-P", "-m", "mrbridge.io.dicom.decode"],
