@@ -204,12 +204,8 @@ def plain(value: Any) -> Any:
 
 
 def complain(text: str, code: int, more: dict[str, Any] | None = None) -> int:
-    """Print an error in one line; with -v its traceback; with --json as JSON, unless a result was.
-
-    Args:
-        code: the exit code, which is returned.
-        more: further keys of the JSON.
-    """
+    """Print an error in one line, with -v its traceback, with --json as JSON, unless a result was;
+    `more` are further keys of the JSON. The exit code is returned."""
     line = " ".join(text.split())
     with suppress(OSError, ValueError):  # there still is the exit code
         if verbosity.verbose:

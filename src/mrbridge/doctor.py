@@ -34,11 +34,8 @@ _LEAST_MEMORY = 4.0  # GB
 
 
 def examine() -> dict[str, Any]:
-    """Versions, processor, kernels, threads, memory, disk and optional parts.
-
-    Returns:
-        Plain values, and under `advice` one sentence for each thing that should be better.
-    """
+    """Versions, processor, kernels, threads, memory, disk and optional parts, as plain values;
+    under `advice` one sentence for each thing that should be better."""
     import torch
 
     from mrbridge.hardware import fast_bfloat16, vector_extension

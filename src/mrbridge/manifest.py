@@ -220,11 +220,8 @@ def in_words(names: Iterable[str]) -> str:
 
 
 def card(manifest: BundleManifest, *, allow_code: bool = False) -> str:
-    """The model card, in Markdown.
-
-    Args:
-        allow_code: whether code that it names may be imported, to count its parameters.
-    """
+    """The model card, in Markdown; `allow_code`: whether code that it names may be imported, to
+    count its parameters."""
     is_known = allow_code or not code_in(manifest.networks)
     parameters = manifest.networks.describe() if is_known else None
     return render("card.md.j2", model=manifest, parameters=parameters)

@@ -205,11 +205,8 @@ class Command(TyperCommand):
 
 
 def new_program(described: str, verbs: Sequence[Verb], *, completes: bool = False) -> typer.Typer:
-    """A program, or a group of verbs.
-
-    Args:
-        completes: whether it has options to install the completion of a shell.
-    """
+    """A program, or a group of verbs; `completes`: whether it has options to install the completion
+    of a shell."""
     program = typer.Typer(
         help=described,
         add_completion=completes,

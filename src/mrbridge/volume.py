@@ -54,12 +54,8 @@ def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
 def corner_distance(
     first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]
 ) -> float:
-    """The largest distance in mm between the corners of an image on two affines.
-
-    Args:
-        first, second: (4, 4) to RAS+ mm.
-        shape: (i, j, k).
-    """
+    """The largest distance in mm between the corners of an image of shape (i, j, k) on two affines,
+    (4, 4) to RAS+ mm."""
     import numpy as np
 
     corners = np.array(np.meshgrid(*[[0, size - 1] for size in shape])).reshape(3, -1)

@@ -129,11 +129,8 @@ _Found = tuple[Crop, Volume, NDArray[np.float32]]
 
 
 def prepare_scans(jobs: Sequence[Job]) -> list[ScanRecord | MrbridgeError | None]:
-    """Prepare the scans of one session, as `prepare_scan` does; an error does not stop the others.
-
-    Args:
-        jobs: the reference first: the head is searched once if the others are on its grid.
-    """
+    """Prepare the scans of one session, the reference first (the head is searched once if the
+    others are on its grid), as `prepare_scan` does; an error does not stop the others."""
     results: list[ScanRecord | MrbridgeError | None] = []
     found: dict[Path, _Found] = {}
     for job in jobs:

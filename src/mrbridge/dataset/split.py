@@ -85,11 +85,8 @@ def _split_free(
     *,
     with_test: bool,
 ) -> dict[str, Segments]:
-    """Split what the user's table leaves open.
-
-    Args:
-        wanted: subjects for training, which are held out only if there are no others.
-    """
+    """Split what the user's table leaves open; `wanted` are subjects for training, which are held
+    out only if there are no others."""
     known = [record for record in records if record.subject is not None]
     held = _hold_out(known, settings, wanted, with_test=with_test)
     result: dict[str, Segments] = {}

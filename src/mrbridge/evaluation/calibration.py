@@ -96,9 +96,6 @@ def reliability(error: Values, half_width: Values) -> list[dict[str, float]]:
 
 
 def gradient_size(image: Values) -> NDArray[np.float32]:
-    """Size of the local gradient, smoothed by one voxel: the map of uncertainty to beat.
-
-    Args:
-        image: shape (slices, rows, columns).
-    """
+    """Size of the local gradient of an image (slices, rows, columns), smoothed by one voxel: the
+    map of uncertainty to beat."""
     return np.asarray(ndimage.gaussian_gradient_magnitude(image.astype(np.float32), 1.0))

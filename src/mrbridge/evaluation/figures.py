@@ -55,12 +55,8 @@ class Panels:
 def draw_slices(
     panels: Panels, slices: Sequence[int], scores: Mapping[str, Sequence[float]], path: Path
 ) -> None:
-    """Input, synthetic image, real scan and difference of the middle and the worst slice.
-
-    Args:
-        slices: numbers of the slices that have scores.
-        scores: their `psnr` and `ssim`.
-    """
+    """Input, synthetic image, real scan and difference of the middle and the worst of `slices`,
+    with `scores` (`psnr` and `ssim`) of each."""
     middle, worst = len(slices) // 2, int(np.argmin(scores["ssim"]))
     rows = [("middle", middle), ("worst", worst)] if worst != middle else [("worst", worst)]
     if len(slices) == 1:
@@ -168,12 +164,8 @@ def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 def draw_by_slice(
     slices: Sequence[int], scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path
 ) -> None:
-    """PSNR and SSIM of each slice, one line per method.
-
-    Args:
-        slices: their numbers, inferior first.
-        scores: by method, then `psnr` and `ssim`.
-    """
+    """PSNR and SSIM of each slice, inferior first, one line per method; scores by method, then
+    `psnr` and `ssim`."""
     figure = _figure(9.5, 2.4)
     for axis, (measure, label) in zip(figure.subplots(1, 2), _MEASURES.items(), strict=True):
         for method in _methods(scores):
@@ -194,10 +186,7 @@ def draw_by_case(
     names: Sequence[str], scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path
 ) -> None:
     """PSNR and SSIM of each case, one row per case: whether the model is better in all cases.
-
-    Args:
-        scores: by method, then `psnr` and `ssim`, in the order of `names`.
-    """
+    Scores by method, then `psnr` and `ssim`, in the order of `names`."""
     figure = _figure(9.5, 1.2 + min(0.24, 12 / len(names)) * len(names))
     places = np.arange(len(names))
     for axis, (measure, label) in zip(

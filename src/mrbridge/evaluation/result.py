@@ -91,11 +91,8 @@ def with_scores(cases: Sequence[Scored], key: str) -> list[Scored]:
 
 
 def worst_and_median(cases: Sequence[Scored]) -> list[tuple[str, str, Scored]]:
-    """The cases to look at: in each direction those with the lowest and the median SSIM (fitted).
-
-    Returns:
-        (direction key, `worst` or `median`, case); no median of a single case.
-    """
+    """The cases to look at, each as (direction key, `worst` or `median`, case): in each direction
+    those with the lowest and the median SSIM (fitted); no median of a single case."""
     chosen = []
     for key in dict.fromkeys(key for one in cases for key in one.results):
         ranked = sorted(

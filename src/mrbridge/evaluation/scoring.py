@@ -171,11 +171,8 @@ def sample_voxels(
 def fit_baselines(
     cases: Sequence[Case], samples: Sequence[Samples]
 ) -> list[tuple[dict[str, MonotoneMapping], str]]:
-    """For each case the monotone baselines by direction, fitted to other subjects if there are any.
-
-    Returns:
-        (baselines, "others" or "itself") for each case.
-    """
+    """For each case (monotone baselines by direction, "others" or "itself"): fitted to other
+    subjects if there are any."""
     result = []
     for number, case in enumerate(cases):
         others = [

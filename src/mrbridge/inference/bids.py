@@ -268,11 +268,8 @@ def _inherited(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refreshed(sidecar: Path, facts: dict[str, Any]) -> Verdict | None:
-    """Update the sidecar of a translation that is kept with what that of its source says now.
-
-    Returns:
-        The verdict in it; None if there is none.
-    """
+    """Update the sidecar of a translation that is kept with what that of its source says now; the
+    verdict in it, None if there is none."""
     content = read_json(sidecar, lambda _: None)  # NaN and infinity become null
     if {**content, **facts} != content:
         write_json(sidecar, {**content, **facts})

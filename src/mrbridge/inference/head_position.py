@@ -237,11 +237,8 @@ def _starts(
 
 
 def find_template(head: Head) -> Fit | None:
-    """The position of the template in a scan; None if that cannot be searched.
-
-    Args:
-        head: a head or a stripped brain, of any contrast and orientation; not a 2D image.
-    """
+    """The position of the template in a scan (a head or a stripped brain, of any contrast and
+    orientation; not a 2D image); None if that cannot be searched."""
     volume = head.volume
     mask = head.mask
     if volume.affine is None or not mask.any():

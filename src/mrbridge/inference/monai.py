@@ -140,11 +140,8 @@ def read(path: str | Path, allow_code: bool) -> BundleManifest:
 def build_network(
     manifest: str, weights: str, generator: str, allow_code: bool = False
 ) -> nn.Module:
-    """The generator of an exported bundle, with its weights, in float32 on the CPU.
-
-    Args:
-        weights: the path of its state dictionary, which is read without unpickling code.
-    """
+    """The generator of an exported bundle, in float32 on the CPU, with the weights at a path, which
+    are read without unpickling code."""
     state = torch.load(weights, map_location="cpu", weights_only=True)
     prefixed = {f"{generator}.{name}": value for name, value in state.items()}
     return Bundle(read(manifest, allow_code), prefixed, allow_code=allow_code).build(generator)

@@ -266,11 +266,8 @@ def _check_2d(request: Request, scan: Volume, path: Path | None) -> None:
 def to_integers(
     volume: Volume, dtype: str, range_out: IntensityNormalisation
 ) -> tuple[Volume, Rounding]:
-    """Round a synthetic scan to integers; zero stays zero.
-
-    Args:
-        range_out: the intensity range of synthetic scans, the same for all that are compared.
-    """
+    """Round a synthetic scan to integers; zero stays zero. `range_out` is the intensity range of
+    synthetic scans, the same for all that are compared."""
     limits = np.iinfo(dtype)
     factor = integer_factor(max(abs(range_out.low), abs(range_out.high)), int(limits.max))
     values = np.rint(volume.voxels.astype(np.float64) * factor)

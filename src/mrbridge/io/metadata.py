@@ -214,11 +214,8 @@ def participant_splits(table: Path) -> dict[str, str]:
 
 
 def read_description(root: Path, *, needed: bool = True) -> dict[str, Any]:
-    """The content of `dataset_description.json`; empty if there is none.
-
-    Args:
-        needed: False treats one that cannot be read as absent, with a warning.
-    """
+    """The content of `dataset_description.json`, empty if there is none; unless it is `needed`, one
+    that cannot be read counts as absent, with a warning."""
     path = root / DESCRIPTION
     if not (path.is_file() or path.is_symlink()):
         return {}

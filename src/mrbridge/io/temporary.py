@@ -77,11 +77,8 @@ def process_start(pid: int) -> int | None:
 
 
 def is_alive(pid: int, start: int | str | None = None) -> bool:
-    """Whether a process of this machine runs, of any user.
-
-    Args:
-        start: its `process_start`, if known.
-    """
+    """Whether a process of this machine runs, of any user; `start` is its `process_start`, if
+    known."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -99,12 +99,8 @@ class Winograd:
 
     @classmethod
     def for_4x4(cls, stride: int, size: Sequence[int]) -> Winograd:
-        """The rule with fewer multiplications for stride 1 or 2 and padding 1.
-
-        Args:
-            stride: 1 or 2.
-            size: of the output, (n, h, w, …).
-        """
+        """The rule with fewer multiplications for stride 1 or 2 and padding 1; `size` is that of
+        the output, (n, h, w, …)."""
         rules = [cls(m, 2, depth=2, padding=1, phases=2 // stride) for m in (2, 3)]
         return min(rules, key=lambda rule: rule.multiplications(size))
 

@@ -169,11 +169,8 @@ class _Space:
         self._grid = Grid((x, y, z))
 
     def shares(self, *tables: Mapping[int, float]) -> Array:
-        """Sums of the labels' shares in each voxel of `NATIVE`, with partial volumes.
-
-        Returns:
-            (table, x, y, z); 0 beyond the map.
-        """
+        """Sums of the labels' shares in each voxel of `NATIVE`, with partial volumes: (table, x, y,
+        z); 0 beyond the map."""
         maps = np.zeros((len(tables), *self.labels.shape), np.float32)
         for one, shares in zip(maps, tables, strict=True):
             table = np.zeros(int(self.labels.max()) + 1, np.float32)

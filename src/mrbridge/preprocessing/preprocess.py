@@ -235,12 +235,8 @@ class Preprocessed:
     placement: Placement | None = None
 
     def undo(self, slices: Stack, beyond: float) -> Stack:
-        """Slices of this grid, of any unit, as voxels of the scan, shape (i, j, k).
-
-        Args:
-            slices: (slices, rows, columns).
-            beyond: the value of voxels outside of the slices.
-        """
+        """Slices of this grid (slices, rows, columns), of any unit, as voxels of the scan, shape
+        (i, j, k); `beyond` is the value of voxels outside of the slices."""
         scanned = (
             slice(before, before + size)
             for (before, _), size in zip(self.added, self.grid.shape, strict=True)

@@ -85,11 +85,7 @@ def find_brain(head: Head, kind: BrainKind, mask: Volume | None = None) -> Mask:
 
 
 def implausible(inside: Mask, head: Head) -> str | None:
-    """Why a mask cannot be an adult's brain, in words; None if it may be.
-
-    Args:
-        inside: the mask, (i, j, k).
-    """
+    """Why a mask (i, j, k) cannot be an adult's brain, in words; None if it may be."""
     litres = volume_l(inside, head.volume)
     if not LITRES[0] <= litres <= LITRES[1]:
         return f"{litres:.2f} litres, not {LITRES[0]} to {LITRES[1]}"

@@ -261,11 +261,8 @@ class IntensityMapping(nn.Module):
         return torch.lerp(self.levels[lower], self.levels[lower + 1], position - lower)
 
     def fit(self, canonical: NDArray[np.float32], real: NDArray[np.float32]) -> None:
-        """Fit the curve by isotonic regression.
-
-        Args:
-            canonical, real: intensities of the same pixels, shape (pixels,), range [-1, 1].
-        """
+        """Fit the curve by isotonic regression to intensities of the same pixels, shape (pixels,),
+        range [-1, 1]."""
         curve = metrics.fit_monotone(canonical, real)
         knots = np.linspace(-1, 1, _KNOTS, dtype=np.float32)
         levels = np.clip(curve.apply(knots), -1, 1)

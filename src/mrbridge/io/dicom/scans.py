@@ -271,11 +271,8 @@ def _suspects(listing: Listing) -> dict[Path | None, set[str]]:
 
 @calm()
 def series_sha256(root: Path, selector: str, files: Collection[str] = ()) -> str:
-    """The SHA-256 of a series: of its files' bytes, in the order of their UIDs.
-
-    Args:
-        files: in it, those of the series; none looks through all.
-    """
+    """The SHA-256 of a series: of its files' bytes, in the order of their UIDs. `files` are those
+    of the series; none looks through all."""
     with nameless(root):
         series = choose_series(find_series(root, files), None, selector, force=True)
     digest = hashlib.sha256()

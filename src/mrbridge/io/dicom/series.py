@@ -174,11 +174,8 @@ class Listing:
 
 @calm()
 def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
-    """List the series of a folder, a zip or a file, from headers only.
-
-    Args:
-        only: names of files in it to look at; none means all.
-    """
+    """List the series of a folder, a zip or a file, or of those of its files that `only` names,
+    from headers only."""
     path = Path(path)
     groups: dict[str, list[Slice]] = defaultdict(list)
     listing = Listing(path, [])
