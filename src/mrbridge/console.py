@@ -87,14 +87,8 @@ def listen(quiet: bool, verbose: bool, as_json: bool) -> None:
 
 def number_of(variable: str, default: int | None = None) -> int:
     """The number in an environment variable, as `torchrun` sets it for processes that train
-    together.
-
-    Args:
-        default: the number if the variable is not set; None if it must be.
-
-    Raises:
-        SettingsError: it is not a number from 0.
-    """
+    together; `default` if it is not set, unless that is None. SettingsError if it is not a number
+    from 0."""
     value = os.environ.get(variable, "" if default is None else str(default))
     if not (value.isascii() and value.isdigit()):
         raise SettingsError(
@@ -170,14 +164,8 @@ class ReaderGone(Exception):
 
 
 def flush(code: int) -> int:
-    """Flush the streams, so that nothing can fail when Python ends.
-
-    Args:
-        code: the exit code so far.
-
-    Returns:
-        The exit code: another one if the result could not be written.
-    """
+    """Flush the streams, so that nothing can fail when Python ends. The exit code: `code`, or
+    another one if the result could not be written."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -168,16 +168,8 @@ def code_in(*settings: Any) -> tuple[str, ...]:
 
 
 def require(code: tuple[str, ...], allowed: bool, path: Path | None) -> None:
-    """Refuse to import code that a file names, unless it is allowed.
-
-    Args:
-        code: as `module:Name`.
-        allowed: whether the user trusts it.
-        path: of the bundle, run or store that names it.
-
-    Raises:
-        SettingsError: it is not allowed.
-    """
+    """Refuse to import code (`module:Name`) that a bundle, run or store at `path` names, unless the
+    user allows it: SettingsError."""
     if code and not allowed:
         raise SettingsError(
             f"needs code that is not part of mrbridge ({', '.join(map(short_repr, code))})",

@@ -40,18 +40,9 @@ Assignments = Annotated[
 
 
 def spread(arguments: Sequence[str], several: Collection[str]) -> list[str]:
-    """`--participant-label 01 02`, as the BIDS-App convention has it, with the option before each.
-
-    Values end where the next option begins.
-
-    Args:
-        arguments: the command line.
-        several: the options that take several values.
-
-    Raises:
-        SettingsError: such an option has no value, or an argument is empty, which as a path would
-            mean the working directory.
-    """
+    """`--participant-label 01 02`, as the BIDS-App convention has it, with the option before each
+    value, up to the next option; `several` are the options that take several. SettingsError if one
+    has no value, or an argument is empty, which as a path would mean the working directory."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument or re.fullmatch(r"--?[\w-]+=", argument):
             option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")

@@ -268,14 +268,9 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _check_plain(node: yaml.Node) -> None:
-    """Refuse what YAML 1.1 reads as another number than it looks like: 1:30 as 90, 010 as 8.
-
-    Args:
-        node: not nested too deep, without cycles.
-
-    Raises:
-        ValueError: it has such a number, or a key twice, of which the last would count.
-    """
+    """Refuse (ValueError) what YAML 1.1 reads as another number than it looks like, 1:30 as 90 or
+    010 as 8, and a key that occurs twice, of which the last would count. The node is not nested too
+    deep, without cycles."""
     if isinstance(node.value, str):
         is_number = node.tag.rpartition(":")[2] in ("int", "float")
         if is_number and re.search(r":|^[-+]?0[\d_]", node.value):

@@ -156,14 +156,9 @@ def benchmark(
 
 
 def read_arms(arms: Arms, common: Mapping[str, Any]) -> dict[str, TrainSettings]:
-    """The settings of every arm by its name: a preset, or the name of its file without extension.
-
-    Args:
-        common: changes to all arms.
-
-    Raises:
-        SettingsError: an arm does not exist or is named twice, or its settings are impossible.
-    """
+    """The settings of every arm by its name (a preset, or the name of its file without extension),
+    with the changes `common` to all; SettingsError if an arm does not exist or is named twice, or
+    its settings are impossible."""
     for key in ("preset", *_OPTIONS):
         if key in common:
             remedy = {"minutes": "Use --minutes.", "seed": "Use --seeds.", "preset": "Use --arms."}
@@ -224,14 +219,8 @@ def _run(
     scans: HeldOutScans,
     how: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train into a folder and score; the scores for benchmark.json, or the error.
-
-    Args:
-        how: `start`, `device` and `allow_code`, as of `train`.
-
-    Raises:
-        Interrupted: a signal stopped it.
-    """
+    """Train into a folder and score; the scores for benchmark.json, or the error. `how` holds
+    `start`, `device` and `allow_code`, as of `train`. Interrupted if a signal stopped it."""
     try:
         with at_level(logging.ERROR, "mrbridge.training"):
             run = train_or_resume(store, folder, settings, **how)

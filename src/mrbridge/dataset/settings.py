@@ -57,14 +57,9 @@ class SliceRange:
         return result
 
     def holds(self, filled: NDArray[np.bool_], grid: SliceGrid) -> NDArray[np.bool_]:
-        """Which slices are in the range, by their centres.
-
-        Args:
-            filled: shape (slices,), from inferior to superior: which of them show the head.
-
-        Raises:
-            InputError: 2D images, whose position in the head is unknown.
-        """
+        """Which slices are in the range, by their centres; `filled`, shape (slices,), from inferior
+        to superior, says which of them show the head. InputError for 2D images, whose position in
+        the head is unknown."""
         import numpy as np
 
         if grid.affine is None:

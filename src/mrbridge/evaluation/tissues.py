@@ -45,15 +45,9 @@ def can_segment(contrast: str) -> bool:
 
 
 def segment(image: NDArray[Any], brain: NDArray[np.bool_], contrast: str) -> Labels:
-    """The tissues of a brain.
-
-    Args:
-        image: intensities of any unit, shape (slices, rows, columns).
-        brain: the brain mask with its fluid, the same shape.
-
-    Raises:
-        InputError: the brain has fewer than three intensities.
-    """
+    """The tissues of a brain: of intensities of any unit, shape (slices, rows, columns), inside a
+    brain mask with its fluid, the same shape. InputError if the brain has fewer than three
+    intensities."""
     order = _ORDER[contrast]
     box = ndimage.find_objects(brain.astype(np.uint8))[0]
     inside, values = brain[box], np.asarray(image[box], np.float32)

@@ -100,16 +100,9 @@ class PlacedScan:
 
 
 def parse(named: Mapping[str, Any] | Sequence[Any]) -> tuple[AdditionalScan, ...]:
-    """Additional scans as users name them.
-
-    Args:
-        named: scans by contrast; or a sequence of scans, or of paths such as `FLAIR=scan.nii.gz`.
-            Paths may be URLs.
-
-    Raises:
-        SettingsError: one has no path.
-        InputError: an object is not a scan.
-    """
+    """Additional scans as users name them: by contrast; or a sequence of scans, or of paths or URLs
+    such as `FLAIR=scan.nii.gz`. SettingsError if one has no path, InputError if an object is not a
+    scan."""
     if isinstance(named, str | Path):
         named = [named]
     pairs = list(named.items()) if isinstance(named, Mapping) else [(None, one) for one in named]

@@ -89,16 +89,9 @@ def translate_dataset(request: Request, root: Path, out: Path, workers: Workers)
 
 
 def check_dataset(request: Request, root: Path, out: Path) -> list[str]:
-    """Check whether every scan has its translation, and write a table of it.
-
-    Returns:
-        The state of every scan: `done`, `missing`, or how its translation differs from the one that
-        the request would give.
-
-    Raises:
-        InputError: there is nothing to translate.
-        OutputError: the table cannot be written.
-    """
+    """Write a table of whether every scan has its translation; the states in it: `done`, `missing`,
+    or how the translation differs from the one that the request would give. InputError if there is
+    nothing to translate, OutputError if the table cannot be written."""
     check_derivatives(root, out)
     must_be_ours(out / TABLE)
     found, _ = _find(request, root, out)

@@ -32,15 +32,9 @@ _MOST_LINES = 10  # about what is left out, on the terminal
 
 
 def translate_series(request: Request, path: Path, out: Path) -> Translation:
-    """Translate one series of a folder, a zip or a file.
-
-    Args:
-        out: the folder of the derived series; for NIfTI a file, or a folder.
-
-    Raises:
-        InputError: no series fits, several do, or it cannot be used.
-        OutputError: the output cannot be written there.
-    """
+    """Translate one series of a folder, a zip or a file into the folder of the derived series; for
+    NIfTI into a file, or a folder. InputError if no series fits, several do, or it cannot be used;
+    OutputError if the output cannot be written there."""
     settings = request.settings
     if settings.volume is not None or settings.assume is not None:
         raise InputError("is DICOM", path=path, remedy="Leave out --volume and --assume.")

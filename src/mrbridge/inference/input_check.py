@@ -111,15 +111,9 @@ def _by_header(scan: Volume, to: str, contrasts: tuple[str, ...]) -> tuple[str, 
 
 
 def check_image(volume: Volume, contrast: str, known: bool = True) -> Verdict:
-    """Judge a scan by what its image shows.
-
-    Args:
-        contrast: that of the scan, or the one that it is taken for.
-        known: whether its name or header says so.
-
-    Raises:
-        InputError: its size cannot be that of a head.
-    """
+    """Judge a scan by what its image shows. `contrast` is that of the scan, or the one that it is
+    taken for; `known`: whether its name or header says so. InputError if its size cannot be that of
+    a head."""
     head = crop_to_head(black_background(volume, contrast), MARGIN_MM).head
     return _check_head(head, contrast, known)
 

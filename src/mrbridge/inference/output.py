@@ -317,15 +317,8 @@ def translate_file(request: Request, path: Path, out: Path) -> Translation:
 
 
 def translate_to(request: Request, path: Path, output: Path, known: str | None) -> Translation:
-    """Read, translate and write one file.
-
-    Args:
-        known: the contrast of the scan, if its name or folders say it; the file itself takes
-            precedence.
-
-    Raises:
-        InputError, OutputError, SettingsError: see `translate_file`.
-    """
+    """Read, translate and write one file, with the errors of `translate_file`. `known` is the
+    contrast of the scan, if its name or folders say it; the file itself takes precedence."""
     check_output(path, output)
     scan = request.read(path)
     scan = replace(scan, contrast=scan.contrast or (None if scan.other else known))

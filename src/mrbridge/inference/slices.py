@@ -159,15 +159,9 @@ class SliceTranslator:
                 yield
 
     def computed(self, stacks: list[Stack], in_float32: bool) -> list[Stack]:
-        """Compute one batch: in bfloat16 if the device is fast with it, or in float32.
-
-        Args:
-            stacks: as for a call; rows and columns are multiples of what the network needs.
-            in_float32: not in bfloat16.
-
-        Returns:
-            As a call.
-        """
+        """Compute one batch, in bfloat16 if the device is fast with it and it need not be in
+        float32. Stacks and results are as of a call; rows and columns are multiples of what the
+        network needs."""
         count, rows, columns = stacks[0].shape
         with torch.inference_mode(), self._precision(in_float32):
             images = torch.zeros(count, self.direction.inputs, rows, columns)

@@ -84,15 +84,9 @@ class Request:
         return used
 
     def read(self, path: Path, *, is_additional: bool = False) -> Volume:
-        """Read a scan; a contrast that only the model knows, such as `CT`, is known by its name.
-
-        Args:
-            path: its file.
-            is_additional: whether it may be of one volume where the settings choose a volume.
-
-        Raises:
-            InputError: see `mrbridge.io.read`.
-        """
+        """Read a scan, with the errors of `mrbridge.io.read`; a contrast that only the model knows,
+        such as `CT`, is known by its name. An additional scan may be of one volume where the
+        settings choose a volume."""
         settings = self.settings
         with recognised(self.bundle.contrasts):
             if is_additional and settings.volume:

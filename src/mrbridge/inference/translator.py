@@ -288,14 +288,8 @@ class Translator:
         return factor, known.factor_in_one_plane.get(name, factor)
 
     def range_of(self, to: str, match: Volume | None) -> IntensityNormalisation:
-        """The intensity range of synthetic volumes.
-
-        Args:
-            match: a scan whose range they get; None: the range that is typical for the contrast.
-
-        Raises:
-            InputError: `match` is constant or empty.
-        """
+        """The intensity range of synthetic volumes: that of a scan to match, or None, the typical
+        one. InputError if `match` is constant or empty."""
         if match is not None:
             levels = self.bundle.manifest.typical[to].levels
             still = self.bundle.manifest.standard.model_copy(update={"align": "none"})

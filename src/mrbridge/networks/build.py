@@ -76,15 +76,9 @@ def _own(
     image_size: int | None,
     rng: torch.Generator | None,
 ) -> nn.Module:
-    """The user's own network, which initialises its weights itself.
-
-    Args:
-        image_size: of images whose shape it must keep; None: any output will do.
-        rng: seeds the initialisation.
-
-    Raises:
-        SettingsError: it cannot be built, is not a network, or changes the shape of images.
-    """
+    """The user's own network, which initialises its weights itself, seeded by `rng`. It must keep
+    the shape of images of `image_size`, unless that is None. SettingsError if it does not, cannot
+    be built, or is not a network."""
     with torch.random.fork_rng(devices=[]):
         if rng is not None:
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))

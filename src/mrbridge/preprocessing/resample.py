@@ -214,15 +214,9 @@ def grid_of(volume: Volume) -> Volume:
 
 
 def grid_with_spacing(volume: Volume, spacing_mm: tuple[float, ...]) -> Volume:
-    """The grid with other voxel sizes that holds the field of view of a scan, centred in it.
-
-    Args:
-        volume: the scan; only its shape (i, j, k) and affine count.
-        spacing_mm: along i, j, k, or one number for all three.
-
-    Raises:
-        InputError: a 2D image, or too many voxels.
-    """
+    """The grid with other voxel sizes (along i, j, k, or one number for all three) that holds the
+    field of view of a scan, centred in it; of the scan, only shape and affine count. InputError for
+    a 2D image, or too many voxels."""
     affine = _affine(volume)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     factors = np.broadcast_to(spacing_mm, 3) / steps

@@ -88,17 +88,9 @@ def create_app(study: Study, rater: str, token: str, host: str) -> FastAPI:
 
 
 def rate(study: str | Path, rater: str, address: Address, started: Callable[[str], None]) -> None:
-    """Serve the page until a signal comes.
-
-    Args:
-        rater: whose answers it collects: a code rather than a name.
-        address: where it listens.
-        started: called with the URL once it listens.
-
-    Raises:
-        InputError: there is no study, or the rater's file is not one of it.
-        SettingsError: the address or the rater's name cannot be used.
-    """
+    """Serve the page to a rater (a code rather than a name) until a signal comes; `started` is
+    called with the URL once it listens. InputError if there is no study, or the rater's file is not
+    one of it; SettingsError if the address or the rater's name cannot be used."""
     opened, token = Study.open(study), new_token()
     app = create_app(opened, rater, token, address.host)
     with bound(address) as listener:

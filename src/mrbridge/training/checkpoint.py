@@ -176,15 +176,9 @@ RESUMABLE = (
 def resumed_settings(
     state: dict[str, Any], run: Path, changes: TrainSettings | Mapping[str, Any]
 ) -> TrainSettings:
-    """The settings of a resumed run: those of its folder, with changes.
-
-    Args:
-        changes: to settings that may change, or all settings.
-
-    Raises:
-        SettingsError: there are none, they are not those of the checkpoint, or another setting
-            would change.
-    """
+    """The settings of a resumed run: those of its folder, with changes to those that may change, or
+    all settings. SettingsError if there are none, they are not those of the checkpoint, or another
+    setting would change."""
     path = run / "settings.yaml"
     kept = TrainSettings.build(read_yaml(path), origin=path)
     before, now = state["keeper"].get("settings", {}), kept.model_dump(mode="json")

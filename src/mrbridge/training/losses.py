@@ -81,14 +81,7 @@ class ImagePool:
         self.images: list[Tensor] = []
 
     def exchange(self, images: Tensor) -> Tensor:
-        """Put images in and take as many out.
-
-        Args:
-            images: shape (batch, 1, rows, columns), detached.
-
-        Returns:
-            The same shape.
-        """
+        """Put images in and take as many out: shape (batch, 1, rows, columns), detached."""
         if not self.size:
             return images
         taken: list[Tensor] = []

@@ -61,15 +61,9 @@ def synthesise(model: TranslationModel, slices: HeldOut) -> ValidationImages:
 def shipped_translations(
     model: TranslationModel, source: str, target: str, slices: HeldOut
 ) -> tuple[Stack, Stack] | None:
-    """Translate the validation slices with the shipped model.
-
-    Args:
-        model: its device and precision are used.
-
-    Returns:
-        Synthetic targets and sources; None if there is no shipped model for these contrasts and
-        this image size.
-    """
+    """Translate the validation slices with the shipped model, on the device of `model` and in its
+    precision. Synthetic targets and sources; None if there is no shipped model for these contrasts
+    and this image size."""
     try:
         manifest = read_manifest(models.shipped())
         fits = slices.source.shape[-1] % manifest.networks.generator.multiple == 0

@@ -209,16 +209,9 @@ def run(
     runs: Sequence[Path] = (),
     allow_code: bool = False,
 ) -> None:
-    """Serve until a signal comes.
-
-    Args:
-        models: the paths of models, or `shipped`.
-        started: called with the URL once the server listens.
-        runs: the folders of trainings that the page shows.
-
-    Raises:
-        MrbridgeError: a model cannot be loaded, or the address cannot be used.
-    """
+    """Serve models (their paths, or `shipped`) and the folders of trainings `runs` until a signal
+    comes; `started` is called with the URL once the server listens. MrbridgeError if a model cannot
+    be loaded, or the address cannot be used."""
     with bound(settings) as listener:
         jobs = Jobs(models, settings, device, allow_code=allow_code)
         try:

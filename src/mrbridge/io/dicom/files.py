@@ -270,14 +270,9 @@ def find_files(
     path: str | Path, only: Collection[str] = ()
 ) -> Iterator[tuple[DicomFile, str | None]]:
     """The files below a folder or in a zip, or the one file, each with the reason why its first
-    bytes are not those of a DICOM file.
-
-    Args:
-        only: names of files in it (`DicomFile.below`) that are wanted; none means all.
-
-    Raises:
-        InputError: the path does not exist, or is a zip that cannot or should not be opened.
-    """
+    bytes are not those of a DICOM file; only those of the names `only` (`DicomFile.below`), if
+    there are any. InputError if the path does not exist, or is a zip that cannot or should not be
+    opened."""
     path = Path(path)
     fetch(path)
     if path.is_dir():
