@@ -231,11 +231,7 @@ class Bundle:
             if any(value.dtype != types[key] for key, value in network.state_dict().items()):
                 raise RuntimeError  # complex numbers
         except RuntimeError:
-            raise BundleError(
-                "its weights do not fit its networks",
-                path=self.path,
-                remedy="Get a new copy.",
-            ) from None
+            raise _damaged("its weights do not fit its networks", self.path) from None
         return network.eval().requires_grad_(False)
 
 
@@ -311,9 +307,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
             raise ValueError(f"it has more than {_MOST_BYTES} bytes")
         values = parse_json(text.decode())
     except (OSError, ValueError) as error:
-        raise BundleError(
-            f"cannot be read ({error})", path=path, remedy="Get a new copy."
-        ) from None
+        raise _damaged(f"cannot be read ({error})", path) from None
     if not isinstance(values, dict) or values.get("format") != "mrbridge-bundle":
         raise BundleError("is not an mrbridge bundle", path=path, remedy="Name another folder.")
     version = values.get("version")
@@ -327,9 +321,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
     try:
         return BundleManifest.build(values, origin=path)
     except (SettingsError, SizeError) as error:
-        raise BundleError(
-            f"is damaged: {error.what}", path=path, remedy="Get a new copy."
-        ) from None
+        raise _damaged(f"is damaged: {error.what}", path) from None
 
 
 def load_bundle(model: str | Path, *, allow_code: bool = False) -> Bundle:
@@ -361,9 +353,7 @@ def load_bundle(model: str | Path, *, allow_code: bool = False) -> Bundle:
             if isinstance(error, BundleError):
                 raise
             message = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(
-                f"its weights cannot be read ({message})", path=folder, remedy="Get a new copy."
-            ) from None
+            raise _damaged(f"its weights cannot be read ({message})", folder) from None
     raise BundleError(
         "is replaced again and again", path=folder, remedy="Copy it, and use the copy."
     )
@@ -372,16 +362,16 @@ def load_bundle(model: str | Path, *, allow_code: bool = False) -> Bundle:
 def _load_weights(folder: Path, manifest: BundleManifest, allow_code: bool) -> Bundle:
     path = folder / Path(manifest.weights).name
     if path.suffix != ".safetensors" or not path.is_file():
-        raise BundleError("its weights are missing", path=path, remedy="Get a new copy.")
+        raise _damaged("its weights are missing", path)
     if sha256_of(path) != manifest.weights_sha256:
-        raise BundleError(
-            "the weights are not those that bundle.json names (checksum differs)",
-            path=path,
-            remedy="Get a new copy.",
-        )
+        raise _damaged("the weights are not those that bundle.json names (checksum differs)", path)
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise BundleError(f"is damaged ({error})", path=path, remedy="Get a new copy.") from None
+        raise _damaged(f"is damaged ({error})", path) from None
     return Bundle(manifest, weights, folder, allow_code)
+
+
+def _damaged(what: str, path: Path | None) -> BundleError:
+    return BundleError(what, path=path, remedy="Get a new copy.")

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 
 from mrbridge.benchmarking.scores import HeldOutScans, Table, from_tables
 from mrbridge.evaluation import summary
-from mrbridge.evaluation.figures import COLOURS, LABELS
+from mrbridge.evaluation.figures import COLOURS, LABELS, save
 from mrbridge.evaluation.result import MEASURES, Verdict, cell, finite
-from mrbridge.io.atomic import atomic_path, write_text
-from mrbridge.io.ownership import FIGURE_MARK
+from mrbridge.io.atomic import write_text
 from mrbridge.reports import counted, csv_table, mean_and_std, render
 from mrbridge.training.words import WARNINGS
 
@@ -284,8 +283,7 @@ class Benchmark:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
-        with atomic_path(self.path / FIGURE) as temporary:
-            figure.savefig(temporary, format="png", metadata=FIGURE_MARK)
+        save(figure, self.path / FIGURE)
 
 
 def _digits(value: float | None) -> str:

@@ -97,7 +97,7 @@ def draw_slices(
     bar = figure.colorbar(shown, ax=list(axes[:, -1]), fraction=0.05, pad=0.03, extend="both")
     bar.set_label("share of the real 99.5th percentile", fontsize=_SMALL - 1)
     bar.ax.tick_params(labelsize=_SMALL - 1)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
@@ -141,7 +141,7 @@ def draw_lesions(panels: Panels, lesions: Sequence[Lesion], path: Path) -> None:
         )
     for axis, title in zip(axes[0], stacks, strict=True):
         axis.set_title(title, fontsize=_SMALL + 1)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -158,7 +158,7 @@ def draw_reliability(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     second.set_ylim(0, 1)
     _tidy(first, "half width that the map states", "90 % quantile of the errors found")
     _tidy(second, "tenth of the voxels, by rising width", "coverage")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_by_slice(
@@ -179,7 +179,7 @@ def draw_by_slice(
         _tidy(axis, "slice, inferior to superior", label)
     if len(scores) > 1:
         figure.axes[0].legend(fontsize=_SMALL, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_by_case(
@@ -219,7 +219,7 @@ def draw_by_case(
         ncols=3,
         loc="outside upper left",
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def count_jointly(real: NDArray[Any], synthetic: NDArray[Any]) -> NDArray[np.int64]:
@@ -246,7 +246,7 @@ def draw_joint_histogram(counts: NDArray[np.int64], direction: Direction, path: 
     bar = figure.colorbar(shown, ax=axis)
     bar.set_label("voxels", fontsize=_SMALL)
     bar.ax.tick_params(labelsize=_SMALL - 1)
-    _save(figure, path)
+    save(figure, path)
 
 
 _MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM"}
@@ -288,7 +288,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, with the mark that it is ours."""
     with atomic_path(path) as temporary:
         # No date or version of software: equal input gives an equal file.
         figure.savefig(temporary, format="png", metadata=FIGURE_MARK)

@@ -27,7 +27,7 @@ from mrbridge.inspection.headers import holds_store
 from mrbridge.io.atomic import write_text
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.names import natural_key
-from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.ownership import must_be_our_page, must_be_ours
 from mrbridge.reports import counted, csv_table, render
 from mrbridge.text import url_of
 from mrbridge.viewer import Embedded, embedded, packed_viewer
@@ -114,9 +114,7 @@ def check_place(out: Path) -> None:
     Raises:
         OutputError: the name does not end in .html, or mrbridge did not write the file there.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise OutputError("is not the name of a page", path=out, remedy="Use a name with .html.")
-    must_be_ours(out)
+    must_be_our_page(out)
     must_be_ours(out.with_suffix(".findings.json"))
 
 

@@ -61,6 +61,13 @@ def must_be_ours(path: Path) -> None:
         )
 
 
+def must_be_our_page(path: Path) -> None:
+    """Refuse a page whose name does not end in .html, or which mrbridge did not make."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise OutputError("is not the name of a page", path=path, remedy="Use a name with .html.")
+    must_be_ours(path)
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file says that mrbridge made it. What cannot be read is not ours."""
     suffix = suffix_of(path)

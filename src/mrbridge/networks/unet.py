@@ -39,10 +39,7 @@ class UNet(nn.Module):
     def __init__(self, settings: UNetSettings) -> None:
         super().__init__()
         self.settings = settings
-        widths = [
-            min(settings.features * 2**level, settings.max_features)
-            for level in range(settings.levels)
-        ]
+        widths = _widths(settings)
         self.down = nn.ModuleList()
         channels = settings.inputs
         for level, width in enumerate(widths):
@@ -87,20 +84,39 @@ class UNet(nn.Module):
         """
         check_multiple(x, self.settings.multiple, f"a U-Net of {self.settings.levels} levels")
         image = x
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.down):
-            x = in_float32(block, x) if level < _FLOAT32_LEVELS else block(x)
-            skips.append(x)  # (batch, width, rows / 2^(level + 1), columns / 2^(level + 1))
-        skips.pop()
-        for block in self.up:
-            x = block(x)
-            x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)  # (batch, 2 width, …)
-        features = x
+        x, skips = _go_down(self.down, x, _FLOAT32_LEVELS)
+        features = x = _go_up(self.up, x, skips)
         if self.refine is None:
             x = in_float32(self.last, x)
         else:
             x = self.refine(_concatenate(self.last(x), image))
         return torch.tanh(x.float()), features
+
+
+def _widths(settings: UNetSettings | ResUNetSettings) -> list[int]:
+    """Channels after each level."""
+    return [
+        min(settings.features * 2**level, settings.max_features) for level in range(settings.levels)
+    ]
+
+
+def _go_down(blocks: nn.ModuleList, x: Tensor, exact: int) -> tuple[Tensor, list[Tensor]]:
+    """The result of the last block, and those of the others for the skip connections, each (batch,
+    width, rows / 2^(level + 1), columns / 2^(level + 1)); the first `exact` blocks in float32."""
+    results = []
+    for level, block in enumerate(blocks):
+        x = in_float32(block, x) if level < exact else block(x)
+        results.append(x)
+    return x, results[:-1]
+
+
+def _go_up(blocks: nn.ModuleList, x: Tensor, skips: list[Tensor]) -> Tensor:
+    """The result of the last block, each with its skip connection, which is freed: (batch, 2 width,
+    rows, columns)."""
+    for block in blocks:
+        x = block(x)
+        x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)
+    return x
 
 
 class ScaleHead(nn.Module):
@@ -173,10 +189,7 @@ class ResUNet(nn.Module):
         super().__init__()
         self.settings = settings
         norm, bias = settings.norm, settings.norm == "none"
-        widths = [
-            min(settings.features * 2**level, settings.max_features)
-            for level in range(settings.levels)
-        ]
+        widths = _widths(settings)
         self.down = nn.ModuleList()
         channels = 1
         for width in widths:
@@ -208,16 +221,10 @@ class ResUNet(nn.Module):
         """
         settings = self.settings
         check_multiple(x, settings.multiple, f"a residual U-Net of {settings.levels} levels")
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.down):
-            x = in_float32(block, x) if level < _FLOAT32_LEVELS_RESIDUAL else block(x)
-            skips.append(x)  # (batch, width, rows / 2^(level + 1), columns / 2^(level + 1))
-        skips.pop()
+        x, skips = _go_down(self.down, x, _FLOAT32_LEVELS_RESIDUAL)
         for block in self.residual:
             x = block(x)  # (batch, channels + width, the same rows and columns)
-        for block in self.up:
-            x = block(x)
-            x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)  # (batch, 2 width, …)
+        x = _go_up(self.up, x, skips)
         return torch.tanh(in_float32(self.last, x).float())
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from mrbridge.errors import InputError, OutputError
+from mrbridge.errors import InputError
 from mrbridge.inference.in_memory import Scan, as_volume
 from mrbridge.io import read
 from mrbridge.io.atomic import write_text
-from mrbridge.io.ownership import must_be_ours
+from mrbridge.io.ownership import must_be_our_page
 from mrbridge.preprocessing.resample import covered, grid_difference, resample, stored_like
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
@@ -69,11 +69,7 @@ def view(
     """
     must_be_built()
     if out is not None:
-        if Path(out).suffix.lower() not in (".html", ".htm"):
-            raise OutputError(
-                "is not the name of a page", path=out, remedy="Use a name with .html."
-            )
-        must_be_ours(Path(out))
+        must_be_our_page(Path(out))
     roles = {"source": scan, "synthetic": synthetic, "truth": truth, "uncertainty": uncertainty}
     volumes = {
         role: read(one, force=True) if isinstance(one, str | Path) else _in_memory(one)
