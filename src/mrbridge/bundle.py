@@ -261,15 +261,9 @@ def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str |
 
 
 def find_bundle(model: str | Path) -> Path:
-    """The bundle's folder for a run or a bundle.
-
-    Args:
-        model: its path, or `shipped`: the bundle that comes with mrbridge, unless the working
-            directory has a model of that name.
-
-    Raises:
-        BundleError: it is neither.
-    """
+    """The bundle's folder for the path of a run or a bundle, or for `shipped`: the bundle that
+    comes with mrbridge, unless the working directory has a model of that name. BundleError if it is
+    neither."""
     place = locate(model)
     if place.suffix.lower() in _PICKLES and place.is_file():
         raise BundleError(

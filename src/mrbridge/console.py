@@ -111,16 +111,9 @@ def answer(
     *,
     secrets: bool = False,
 ) -> None:
-    """Print the result of a verb: one JSON object, or text.
-
-    Args:
-        result, text: both forms.
-        failure: why it is not complete (`as_far_as_done`), raised at the end.
-        secrets: also print what URLs in them keep secret: the user needs it.
-
-    Raises:
-        MrbridgeError: the failure.
-    """
+    """Print the result of a verb, as one JSON object or as text, then raise the failure, if it is
+    not complete (`as_far_as_done`). `secrets`: also print what URLs in it keep secret, since the
+    user needs it."""
     if isinstance(failure, Interrupted):
         result = result | {
             "interrupted": True,

@@ -23,17 +23,9 @@ _SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without a
 
 
 def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
-    """Refuse a size in mm that must be a mistake, such as metres taken for millimetres.
-
-    Resampling such a volume, or a margin around it, would take all memory, or leave one pixel.
-
-    Args:
-        shape: (i, j, k).
-        affine: (4, 4) to RAS+ mm, invertible.
-
-    Raises:
-        InputError: without a path.
-    """
+    """Refuse (InputError without a path) a size in mm that must be a mistake, such as metres taken
+    for millimetres: shape (i, j, k), invertible affine (4, 4) to RAS+ mm. Resampling such a volume,
+    or a margin around it, would take all memory, or leave one pixel."""
     import numpy as np
     from nibabel import io_orientation
 

@@ -79,16 +79,9 @@ class Augmentation:
     def __call__(
         self, images: NDArray[np.float32], rngs: Sequence[np.random.Generator]
     ) -> NDArray[np.float32]:
-        """Change images, all slices of one image in the same way except for the noise.
-
-        Args:
-            images: shape (images, slices, rows, columns), range [-1, 1] with background -1; not
-                changed in place.
-            rngs: one for each image.
-
-        Returns:
-            The same shape and range.
-        """
+        """Change images, not in place: shape (images, slices, rows, columns), range [-1, 1] with
+        background -1, and as many `rngs`. All slices of one image change in the same way except for
+        the noise."""
         rows = self.draw(rngs)
         noise = None
         if Changes.of(rows).noise.any():

@@ -144,15 +144,10 @@ def prepare_scans(jobs: Sequence[Job]) -> list[ScanRecord | MrbridgeError | None
 
 
 def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecord | None:
-    """Prepare one scan into the store, unless it is there; None for an empty 2D image.
-
-    Args:
-        found: where the head is in the references of this session, by path; this one is added.
-
-    Raises:
-        InputError: it cannot be read, is synthetic, or shows nothing usable.
-        OutputError: the store cannot be written.
-    """
+    """Prepare one scan into the store, unless it is there; None for an empty 2D image. `found` says
+    where the head is in the references of this session, by path, and gets this one. InputError if
+    it cannot be read, is synthetic, or shows nothing usable; OutputError if the store cannot be
+    written."""
     scan, settings = job.scan, job.settings
     source_sha256 = _source_sha256(scan)
     reference_sha256 = None if job.reference is None else _source_sha256(job.reference)

@@ -228,14 +228,9 @@ class Session:
             raise Busy(url, str(error) or type(error).__name__) from error
 
     def read(self, method: str, url: str, **options: Any) -> tuple[bytes, httpx.Response]:
-        """The content of a response, and the response, in one attempt.
-
-        Args:
-            options: of `request`, which also says what is raised.
-
-        Raises:
-            InputError: it is larger than `MAX_TEXT`, or the server ignores the span.
-        """
+        """The content of a response, and the response, in one attempt, with the options and errors
+        of `request`; InputError, too, if it is larger than `MAX_TEXT`, or the server ignores the
+        span."""
         content = bytearray()
         with self.request(method, url, **options) as response:
             if options.get("span") and response.status_code != 206:

@@ -176,17 +176,9 @@ def write_description(out: Path) -> None:
 
 
 def write_participants(session: Session, out: Path, hospitals: Mapping[str, str], url: str) -> None:
-    """Add new subjects to `participants.tsv`, and fill in missing values of the others.
-
-    Everything else in the table stays: users add columns to it.
-
-    Args:
-        hospitals: of each subject.
-        url: of the site's own table.
-
-    Raises:
-        InputError: the file is not a table of participants.
-    """
+    """Add new subjects, with their hospitals, to `participants.tsv`, and fill in missing values of
+    the others from the site's own table at `url`. Everything else stays: users add columns.
+    InputError if the file is not a table of participants."""
     import pandas as pd
 
     path, columns = out / "participants.tsv", _texts()["participants"]

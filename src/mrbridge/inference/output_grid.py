@@ -92,15 +92,9 @@ class OutputGrid:
         return self.reference
 
     def refined(self, scan: Volume, grid: Volume, least_mm: float | None) -> Volume:
-        """The scan with smaller voxels along those of its axes where the result has smaller ones.
-
-        Args:
-            grid: of the result, from `for_scan`.
-            least_mm: the voxel size of the model; smaller ones would add nothing.
-
-        Returns:
-            The scan itself, if its voxels are small enough.
-        """
+        """The scan with smaller voxels along those of its axes where the result's `grid` has
+        smaller ones, down to the model's voxel size `least_mm`; the scan itself, if its voxels are
+        small enough."""
         assert scan.affine is not None
         assert grid.affine is not None
         own = np.linalg.norm(scan.affine[:3, :3], axis=0)

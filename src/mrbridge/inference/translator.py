@@ -155,14 +155,8 @@ class Translator:
         mask: Volume | None = None,
         found: FoundHead | None = None,
     ) -> Preprocessed:
-        """Preprocess a scan as the model needs it.
-
-        Args:
-            found: the head in the scan, if that was searched.
-
-        Raises:
-            InputError: the scan is constant or empty, or no plausible brain was found in it.
-        """
+        """Preprocess a scan as the model needs it; `found` is the head in it, if that was searched.
+        InputError if the scan is constant or empty, or no plausible brain was found in it."""
         (contrast,) = self.bundle.direction((volume.contrast,), to).given
         levels = () if contrast is None else self.bundle.manifest.typical[contrast].levels
         volume = black_background(volume, contrast)

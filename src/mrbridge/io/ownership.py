@@ -130,15 +130,9 @@ def check_only(folder: Path, ours: Sequence[str]) -> None:
 
 
 def make_room(folder: Path, ours: Sequence[str], state: str, *, overwrite: bool) -> None:
-    """Check that results can be written into a folder; with `overwrite`, delete earlier ones first.
-
-    Args:
-        ours: the files that mrbridge writes there, as for `check_only`.
-        state: the file that an unfinished run leaves; a folder with it is continued.
-
-    Raises:
-        OutputError: the folder holds other files.
-    """
+    """Check that results can be written into a folder; with `overwrite`, delete earlier ones first
+    (`ours`, as for `check_only`). A folder with the file `state`, which an unfinished run leaves,
+    is continued. OutputError if it holds other files."""
     if overwrite and folder.exists():
         check_only(folder, ours)
         shutil.rmtree(folder)

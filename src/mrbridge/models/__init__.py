@@ -48,16 +48,9 @@ def unnamed() -> Path:
 def locate(
     model: str | Path | None, remedy: str = f"Name a run or a bundle, or use {SHIPPED}."
 ) -> Path:
-    """The path of a model.
-
-    Args:
-        model: a path; the word `shipped`, unless the working directory has a run or bundle of that
-            name; or None, which is the shipped one too.
-        remedy: what to do if there is nothing.
-
-    Raises:
-        BundleError: there is nothing.
-    """
+    """The path of a model: a path; the word `shipped`, unless the working directory has a run or
+    bundle of that name; or None, which is the shipped one too. BundleError with the remedy if there
+    is nothing."""
     if model is None or (str(model) == SHIPPED and bundle_folder(Path(model)) is None):
         return shipped()
     path = Path(model)

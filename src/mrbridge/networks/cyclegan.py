@@ -52,17 +52,8 @@ class ResNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]
     ) -> Float[Tensor, "batch 1 rows columns"]:
-        """Translate images.
-
-        Args:
-            x: shape (batch, 1, rows, columns), range [-1, 1].
-
-        Returns:
-            The same shape and range, float32.
-
-        Raises:
-            SizeError: rows or columns are not multiples of 4.
-        """
+        """Translate images, range [-1, 1], to the same range, float32; SizeError if rows or columns
+        are not multiples of 4."""
         check_multiple(x, self.settings.multiple, "a ResNet")
         # All layers: one rounding in the sum that the residual blocks add to shows in the image.
         return torch.tanh(in_float32(self.layers, x).float())
@@ -108,16 +99,7 @@ class PatchGAN(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]
     ) -> Float[Tensor, "batch 1 logit_rows logit_columns"]:
-        """Judge images.
-
-        Args:
-            x: shape (batch, 1, rows, columns), range [-1, 1].
-
-        Returns:
-            Logits, higher for real, shape (batch, 1, *settings.logits_size), float32.
-
-        Raises:
-            SizeError: the image is too small for a single logit.
-        """
+        """Judge images, range [-1, 1]: logits, higher for real, of `settings.logits_size`, float32;
+        SizeError if the image is too small for a single one."""
         self.settings.check_size(*x.shape[-2:])
         return self.layers(x).float()

@@ -61,27 +61,13 @@ class UNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs rows columns"]
     ) -> Float[Tensor, "batch outputs rows columns"]:
-        """Translate images.
-
-        Args:
-            x: shape (batch, inputs, rows, columns), range [-1, 1].
-
-        Returns:
-            Shape (batch, outputs, rows, columns), the same range, float32.
-
-        Raises:
-            SizeError: rows or columns are not multiples of 2**levels.
-        """
+        """Translate images, range [-1, 1], to the same range, float32; SizeError if rows or columns
+        are not multiples of 2**levels."""
         return self.with_features(x)[0]
 
     def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The result of `forward`, and the decoder's last features.
-
-        The features have the shape (batch, `feature_channels`, rows / 2, columns / 2).
-
-        Raises:
-            SizeError: rows or columns are not multiples of 2**levels.
-        """
+        """The result of `forward`, and the decoder's last features, (batch, `feature_channels`,
+        rows / 2, columns / 2)."""
         check_multiple(x, self.settings.multiple, f"a U-Net of {self.settings.levels} levels")
         image = x
         x, skips = _go_down(self.down, x, _FLOAT32_LEVELS)
@@ -143,13 +129,8 @@ class ScaleHead(nn.Module):
         image: Float[Tensor, "batch inputs rows columns"],
         synthetic: Float[Tensor, "batch outputs rows columns"],
     ) -> Float[Tensor, "batch outputs rows columns"]:
-        """The logarithm of the scale of a Laplace distribution of the error, float32.
-
-        Args:
-            features: of `UNet.with_features`, (batch, channels, rows / 2, columns / 2).
-            image: what the U-Net took, range [-1, 1].
-            synthetic: its result.
-        """
+        """The logarithm of the scale of a Laplace distribution of the error, float32, from the
+        features of `UNet.with_features`, what the U-Net took, range [-1, 1], and its result."""
         x = functional.leaky_relu(self.up(features.detach()), 0.2)  # (batch, width, rows, columns)
         x = _concatenate(_concatenate(x, image), synthetic.detach())
         # (batch, width + inputs + outputs, rows, columns)
@@ -208,17 +189,8 @@ class ResUNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch 1 rows columns"]
     ) -> Float[Tensor, "batch 1 rows columns"]:
-        """Translate images.
-
-        Args:
-            x: shape (batch, 1, rows, columns), range [-1, 1].
-
-        Returns:
-            The same shape and range, float32.
-
-        Raises:
-            SizeError: rows or columns are not multiples of 2**levels.
-        """
+        """Translate images, range [-1, 1], to the same range, float32; SizeError if rows or columns
+        are not multiples of 2**levels."""
         settings = self.settings
         check_multiple(x, settings.multiple, f"a residual U-Net of {settings.levels} levels")
         x, skips = _go_down(self.down, x, _FLOAT32_LEVELS_RESIDUAL)

@@ -21,17 +21,9 @@ _LONGEST = 100_000  # bytes of the answers about a scan
 
 
 def create_app(study: Study, rater: str, token: str, host: str) -> FastAPI:
-    """The application.
-
-    Args:
-        rater: whose answers it collects.
-        token: what every request has to bring.
-        host: the address that the server listens on.
-
-    Raises:
-        SettingsError: the rater's name cannot be used.
-        InputError: the rater's file is not one of this study.
-    """
+    """The application for a rater. Every request has to bring `token`; `host` is the address that
+    the server listens on. SettingsError if the rater's name cannot be used, InputError if the
+    rater's file is not one of this study."""
     app = guarded_app(
         token,
         host,

@@ -87,20 +87,10 @@ def storage_errors(out: Path) -> Iterator[None]:
 
 
 def run_trial(job: Job, index: int) -> int:
-    """Run the next trial of a study, and save its outcome there.
-
-    Args:
-        job: the search.
-        index: of the trial in a search without interruptions; with the search's seed, the seed of
-            its sampler.
-
-    Returns:
-        The number of the trial in the study.
-
-    Raises:
-        Interrupted: a signal stopped it; it stays unfinished in the study.
-        OutputError: the study cannot be saved.
-    """
+    """Run the next trial of a study, and save its outcome there; the number of the trial in the
+    study. `index` counts without interruptions: with the search's seed, it is the seed of the
+    sampler. Interrupted if a signal stopped it, which leaves it unfinished; OutputError if the
+    study cannot be saved."""
     with storage_errors(job.out):
         return _run_trial(job, index)
 

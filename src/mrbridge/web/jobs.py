@@ -198,16 +198,9 @@ class Jobs:
         return job
 
     def start(self, job: Job, **changes: Any) -> None:
-        """Start the translation of a job that was looked at.
-
-        Args:
-            job: in the state `ready`, `failed`, `cancelled` or `done`.
-            **changes: of its task, such as `to`.
-
-        Raises:
-            Refused: it is queued or running already, was not looked at, was removed, or too many
-                wait.
-        """
+        """Start the translation of a job that is ready, failed, cancelled or done, with changes of
+        its task, such as `to`. Refused if it is queued or running already, was not looked at, was
+        removed, or too many wait."""
         with self._changed:
             if self._jobs.get(job.id) is not job:
                 raise gone()
