@@ -247,17 +247,10 @@ class Session:
 def fetch(
     session: Session, file: RemoteFile, folder: Path, advance: Callable[[int], object]
 ) -> None:
-    """Download a file into its place in a folder, or resume an earlier download of it.
-
-    A damaged file is downloaded once more: its first part may be of an earlier state of the file.
-
-    Args:
-        advance: gets the number of bytes received; negative ones if they are discarded.
-
-    Raises:
-        InputError: it cannot be downloaded, or is damaged.
-        OSError: it cannot be written.
-    """
+    """Download a file into its place in a folder, or resume an earlier download of it. A damaged
+    file is downloaded once more: its first part may be of an earlier state of the file. `advance`
+    gets the number of bytes received, negative if they are discarded. InputError if it cannot be
+    downloaded, or is damaged; OSError if it cannot be written."""
     path, part = folder / file.path, folder / f"{file.path}.part"
     path.parent.mkdir(parents=True, exist_ok=True)
     known, problem = 0, None
@@ -310,15 +303,9 @@ def in_parallel(
     work: Callable[[Item], None],
     label: str | None = None,
 ) -> dict[Item, InputError]:
-    """Call `work` for every item, in as many threads as the session's settings say.
-
-    Args:
-        session: is stopped if anything but an `InputError` of a single item occurs.
-        label: of a progress bar that counts the items.
-
-    Returns:
-        The errors of the items that failed.
-    """
+    """Call `work` for every item, in as many threads as the session's settings say; the errors of
+    the items that failed. Anything but an `InputError` of a single item stops the session. `label`:
+    of a progress bar that counts the items."""
     failed: dict[Item, InputError] = {}
     with ThreadPoolExecutor(session.settings.workers) as pool:
         futures = {pool.submit(work, item): item for item in items}

@@ -100,16 +100,10 @@ def _list(
 def _index(
     session: Session, url: str, known: Archive | None, contrast: str, labels: set[str] | None
 ) -> tuple[Archive, str]:
-    """Read the headers of a tar file up to that of the last wanted scan.
-
-    Extended headers are passed over, so that no entry can have a name longer than 255 bytes.
-
-    Args:
-        known: of an earlier run; used if the file is in the same state.
-
-    Returns:
-        What is known now, and what is wrong with the tar file; "" if nothing.
-    """
+    """Read the headers of a tar file up to that of the last wanted scan: what is known now, and
+    what is wrong with the tar file; "" if nothing. What was `known` of an earlier run is used if
+    the file is in the same state. Extended headers are passed over, so that no entry can have a
+    name longer than 255 bytes."""
 
     def read(start: int) -> tuple[bytes, str]:
         span = f"{start}-{start + tarfile.BLOCKSIZE - 1}"

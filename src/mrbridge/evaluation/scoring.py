@@ -149,17 +149,9 @@ def sample_case(job: Job) -> tuple[PairRegistration | None, Samples]:
 def sample_voxels(
     source: Stack, target: Stack, inside: Mask, count: int, seed: int, words: str
 ) -> tuple[Stack, Stack]:
-    """Intensities of two scans at the same voxels, scaled by their 99.5th percentiles.
-
-    Args:
-        source, target: shape (slices, rows, columns), zero means no signal.
-        inside: the same shape; where to sample.
-        count: the most voxels.
-        words: the name of the case, so that the same voxels are used with any other cases.
-
-    Returns:
-        Two arrays, shape (voxels,).
-    """
+    """Intensities of two scans, (slices, rows, columns), zero meaning no signal, at the same
+    `count` voxels `inside`, shape (voxels,) each, scaled by their 99.5th percentiles. `words` name
+    the case, so that the same voxels are used with any other cases."""
     chosen = np.flatnonzero(inside)
     if chosen.size > count:
         rng = np.random.default_rng([seed, zlib.crc32(words.encode())])

@@ -67,17 +67,10 @@ def segment(image: NDArray[Any], brain: NDArray[np.bool_], contrast: str) -> Lab
 
 
 def compare(real: Labels, synthetic: Labels, spacing: Sequence[float]) -> dict[str, float]:
-    """Dice and volumes of each tissue of two segmentations of one brain.
-
-    Args:
-        real, synthetic: of the same shape.
-        spacing: mm along its axes.
-
-    Returns:
-        For each tissue `dice_T` (0 to 1), `volume_real_T_ml`, `volume_synthetic_T_ml` and
-        `volume_bias_T_percent`: how much larger the synthetic scan shows it than the real one; and
-        `volume_bias_brain_percent`, of grey and white matter together.
-    """
+    """Dice and volumes of each tissue of two segmentations of one brain, of the same shape,
+    `spacing` in mm: `dice_T` (0 to 1), `volume_real_T_ml`, `volume_synthetic_T_ml` and
+    `volume_bias_T_percent`, how much larger the synthetic scan shows it than the real one; and
+    `volume_bias_brain_percent`, of grey and white matter together."""
     voxel_ml = float(math.prod(spacing)) / 1000
     result = {}
     for tissue, number in TISSUES.items():

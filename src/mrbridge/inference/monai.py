@@ -148,16 +148,10 @@ def build_network(
 
 
 def export_monai(bundle: Bundle, out: Path) -> list[Path]:
-    """Write a MONAI bundle for each generator.
-
-    Returns:
-        Their folders: `<source>_to_<target>`, `<target>_to_<source>` and, of a model of more
-        contrasts, `any_contrast`.
-
-    Raises:
-        OutputError: they cannot be written.
-        SettingsError: the model needs masks of the user's own, which the bundle does not ask for.
-    """
+    """Write a MONAI bundle for each generator; their folders: `<source>_to_<target>`,
+    `<target>_to_<source>` and, of a model of more contrasts, `any_contrast`. OutputError if they
+    cannot be written; SettingsError if the model needs masks of the user's own, which the bundle
+    does not ask for."""
     if bundle.manifest.standard.brain == "mask":
         raise SettingsError(
             "needs a brain mask for every scan, which a MONAI bundle does not ask for",

@@ -349,16 +349,9 @@ def restored(
     range_out: IntensityNormalisation,
     to: str,
 ) -> tuple[Volume, Mask]:
-    """A synthetic scan on the grid of its source.
-
-    Args:
-        synthetic: shape as the slices of its source, range [-1, 1].
-        range_out: the intensities that -1 and 1 stand for.
-
-    Returns:
-        The scan, and which voxels are blank, since nothing was scanned there: zero, or the
-        background of a contrast that may be negative, such as CT.
-    """
+    """A synthetic scan, shape as the slices of its source, range [-1, 1], on the grid of its
+    source, in the intensities `range_out`; and which voxels are blank, since nothing was scanned
+    there: zero, or the background of a contrast that may be negative, such as CT."""
     outside = float(range_out.restore(np.full(1, -1, np.float32))[0])
     voxels = preprocessed.undo(range_out.restore(synthetic), outside).astype(np.float32)
     background = preprocessed.undo((~preprocessed.foreground).astype(np.float32), 1.0) > 0.5

@@ -369,17 +369,10 @@ def check_source(source: Path) -> None:
 def write_table(
     result: Inspection, table: Path, *, overwrite: bool = False
 ) -> list[tuple[str, str]]:
-    """Write all scans that can be read, without exact copies.
-
-    Of copies of one contrast one is kept: a held-out one if there is one, else the first. Copies
-    under several contrasts are all left out, because the right label is unknown.
-
-    Returns:
-        The scans that were left out, each with the reason.
-
-    Raises:
-        OutputError: it cannot be written, or something exists there by now.
-    """
+    """Write all scans that can be read, without exact copies; the scans that are left out, each
+    with the reason. Of copies of one contrast one is kept: a held-out one if there is one, else the
+    first. Copies under several contrasts are all left out, because the right label is unknown.
+    OutputError if it cannot be written, or something exists there by now."""
     check_table(table, overwrite=overwrite)
     left_out = [(entry.name, reason) for entry, reason in result.failed]
     copies = _copies(result.facts)

@@ -189,17 +189,9 @@ def median_normalisation(several: Sequence[IntensityNormalisation]) -> Intensity
 
 
 def learned_levels(several: Sequence[IntensityNormalisation]) -> tuple[float, ...]:
-    """The standard scale of a contrast: mean positions of the landmarks of its training scans.
-
-    Nyul and Udupa 1999; Nyul et al. 2000, doi:10.1109/42.836373. Here the mean is taken of
-    landmarks of scans that are in [-1, 1] already, so that the scale is, too.
-
-    Args:
-        several: of training scans of one contrast, on a scale or not.
-
-    Returns:
-        Rising numbers in [-1, 1]; empty if no scan has landmarks.
-    """
+    """The standard scale of a contrast: mean positions of the landmarks of its training scans (Nyul
+    and Udupa 1999; Nyul et al. 2000, doi:10.1109/42.836373), here of scans that are in [-1, 1]
+    already, so that the scale is, too. Rising numbers; none if no scan has landmarks."""
     places = [
         one.model_copy(update={"levels": ()}).normalise(np.array(one.landmarks))
         for one in several

@@ -131,19 +131,10 @@ def volume_l(inside: Mask, volume: Volume) -> float:
 
 
 def brain_by_template(head: Head) -> Mask:
-    """The brain, with ventricles and sulci, of a scan of any contrast.
-
-    Reproducible bit for bit: one thread, fixed seeds. A few seconds.
-
-    Args:
-        head: a whole head, or part of one; voxels of any real type.
-
-    Returns:
-        A mask of the same shape (i, j, k).
-
-    Raises:
-        InputError: a 2D image, an image that shows nothing, or the template fits nowhere.
-    """
+    """The brain, with ventricles and sulci, of a whole head or part of one, in a scan of any
+    contrast: a mask of its shape (i, j, k). Reproducible bit for bit (one thread, fixed seeds), in
+    a few seconds. InputError for a 2D image, an image that shows nothing, or if the template fits
+    nowhere."""
     best = template_fits(head, 1)[0]
     mask = resample(template_brain(), head.volume, best.transform, "nearest").voxels
     return np.asarray(mask > 0)

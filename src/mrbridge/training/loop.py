@@ -112,17 +112,10 @@ def run_loop(
     recorder: RunRecorder | None,
     signals: StopOnSignal,
 ) -> bool:
-    """Train until the end, a pause, a reason to stop early, or a signal.
-
-    Args:
-        model: on its device, its state restored.
-        batches: one for each step, from the model's step on.
-        recorder: of the run; only in the first of the processes that train together.
-        signals: of this process; a signal to one process stops all.
-
-    Returns:
-        Whether the training is finished, rather than stopped to be resumed.
-    """
+    """Train until the end, a pause, a reason to stop early, or a signal (to any of the processes);
+    whether the training is finished, rather than stopped to be resumed. The model is on its device,
+    its state restored; there is a batch for each step from its step on. Only the first of the
+    processes that train together has a recorder."""
     ranks, stops, finished = model.ranks, False, False
     if recorder is not None:
         recorder.start()

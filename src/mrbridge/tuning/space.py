@@ -69,17 +69,10 @@ class Range(Settings):
 
 
 def find_space(space: Mapping[str, Any] | str | Path | None, changes: Mapping[str, Any]) -> Space:
-    """The space of a search.
-
-    Args:
-        space: the ranges by dotted keys; a mapping of such keys to a list or a mapping of `Range`;
-            a YAML file of that form; or None for the default.
-        changes: to the preset, of all trials.
-
-    Raises:
-        InputError: there is no such file.
-        SettingsError: a key is unknown or must not differ between trials, or a value is impossible.
-    """
+    """The space of a search: ranges by dotted keys; a mapping of such keys to a list or a mapping
+    of `Range`; a YAML file of that form; or None for the default. `changes`: to the preset, of all
+    trials. InputError if there is no such file; SettingsError if a key is unknown or must not
+    differ between trials, or a value is impossible."""
     base = resolve(changes)
     if space is None:
         return default_space(base)
