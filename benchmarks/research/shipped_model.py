@@ -63,13 +63,14 @@ from mrbridge.inference.planes import OTHERS, cut, with_height
 from mrbridge.io.atomic import atomic_path
 from mrbridge.kernels import Adam, weight_cache
 from mrbridge.manifest import BundleManifest
-from mrbridge.networks.build import averaged_copy, build_generator, update_ema
+from mrbridge.networks.build import build_generator
 from mrbridge.parallel import map_scans
 from mrbridge.phantom.subjects import varied_subject
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.training.checkpoint import load_checkpoint, save_checkpoint
+from mrbridge.training.ema import averaged_copy, update_ema
 from mrbridge.training.settings import preset
 
 SIZE = 256

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mrbridge.dataset.store import Store
-from mrbridge.networks.cyclegan import PatchGAN
+from mrbridge.networks.patchgan import PatchGAN
 from mrbridge.networks.unet import UNet
 from mrbridge.settings import read_assignments
 from mrbridge.training.loop import RunRecorder

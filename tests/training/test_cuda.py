@@ -19,8 +19,10 @@ from mrbridge.dataset.sampling import UnpairedSlices
 from mrbridge.dataset.settings import AugmentSettings
 from mrbridge.dataset.store import Store
 from mrbridge.inference.translator import Translator
-from mrbridge.networks.cyclegan import PatchGAN, ResNet
-from mrbridge.networks.unet import ResUNet, UNet
+from mrbridge.networks.patchgan import PatchGAN
+from mrbridge.networks.resnet import ResNet
+from mrbridge.networks.resunet import ResUNet
+from mrbridge.networks.unet import UNet
 from mrbridge.training.run import train
 from mrbridge.training.settings import PRESETS
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mrbridge.dataset.sampling import Sample
-from mrbridge.networks.build import averaged_copy, interpolated, update_ema
+from mrbridge.training.ema import averaged_copy, interpolated, update_ema
 from mrbridge.training.examples import back_translation, translate_together
 from mrbridge.training.losses import ImagePool
 from mrbridge.training.model import TranslationModel, rate_share

@@ -51,8 +51,11 @@ def norm_and_activation(norm: Norm, channels: int, negative_slope: float) -> lis
 
 
 def check_multiple(x: Tensor, multiple: int, network: str) -> None:
-    """Refuse images of which rows or columns are not multiples of `multiple`, which a network
-    cannot halve: SizeError."""
+    """Refuse images that a network cannot halve.
+
+    Raises:
+        SizeError: rows or columns are not multiples of `multiple`.
+    """
     rows, columns = x.shape[-2:]
     if rows % multiple or columns % multiple:
         raise SizeError(

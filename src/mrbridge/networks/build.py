@@ -1,17 +1,17 @@
-"""Networks from their settings, and averages of the weights of networks."""
+"""Networks from their settings."""
 
 from __future__ import annotations
 
 import copy
-import math
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 from mrbridge.errors import MrbridgeError, SettingsError
 from mrbridge.networks.blocks import init_weights
-from mrbridge.networks.cyclegan import PatchGAN, ResNet
+from mrbridge.networks.patchgan import PatchGAN
+from mrbridge.networks.resnet import ResNet
+from mrbridge.networks.resunet import ResUNet
 from mrbridge.networks.settings import (
     CriticExtension,
     CriticSettings,
@@ -20,18 +20,11 @@ from mrbridge.networks.settings import (
     ResUNetSettings,
     UNetSettings,
 )
-from mrbridge.networks.unet import ResUNet, UNet
+from mrbridge.networks.unet import UNet
 from mrbridge.text import shortened
 
 Generator = nn.Module
 """One of the built-in generators, or the user's own."""
-
-M = TypeVar("M", bound=nn.Module)
-
-_EVERY_STEP_UNTIL = 40
-_INTERVAL = 4
-"""After the first steps the EMA is updated only every fourth step: an update reads and writes all
-weights, which takes as long as it does in the optimiser."""
 
 
 def build_generator(
@@ -61,8 +54,11 @@ def build_generator(
 
 
 def build_critic(settings: CriticSettings, rng: torch.Generator | None = None) -> nn.Module:
-    """Build a critic, with weights drawn from `rng`, else uninitialised; SettingsError if the
-    user's own network cannot be built."""
+    """Build a critic, with weights drawn from `rng`, else uninitialised.
+
+    Raises:
+        SettingsError: the user's own network cannot be built.
+    """
     if isinstance(settings, CriticExtension):
         return _own(settings, None, rng)
     network = PatchGAN(settings)
@@ -76,9 +72,15 @@ def _own(
     image_size: int | None,
     rng: torch.Generator | None,
 ) -> nn.Module:
-    """The user's own network, which initialises its weights itself, seeded by `rng`. It must keep
-    the shape of images of `image_size`, unless that is None. SettingsError if it does not, cannot
-    be built, or is not a network."""
+    """The user's own network, which initialises its weights itself.
+
+    Args:
+        image_size: of images whose shape it must keep; None: any output will do.
+        rng: seeds the initialisation.
+
+    Raises:
+        SettingsError: it cannot be built, is not a network, or changes the shape of images.
+    """
     with torch.random.fork_rng(devices=[]):
         if rng is not None:
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
@@ -106,43 +108,3 @@ def _own(
 def count_parameters(network: nn.Module) -> int:
     """The number of trainable parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def averaged_copy(network: M) -> M:
-    """A copy in evaluation mode that needs no gradients."""
-    return copy.deepcopy(network).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Update the EMA of a network's weights after optimiser step `step`, counted from 1.
-
-    As Yazici et al. 2019 (arXiv:1806.04498). The decay is (1 + step) / (10 + step) while that is
-    lower, so that the untrained weights are soon forgotten. From step 40 on, only every fourth step
-    updates, with the product of the four decays. Buffers are copied.
-    """
-    if step > _EVERY_STEP_UNTIL and step % _INTERVAL:
-        return
-    steps = range(step - _INTERVAL + 1, step + 1) if step > _EVERY_STEP_UNTIL else [step]
-    kept = math.prod(min(decay, (1 + number) / (10 + number)) for number in steps)
-    for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(weight, 1 - kept)
-    for average_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        average_buffer.copy_(buffer)
-
-
-@torch.no_grad()
-def interpolated(initial: M, final: nn.Module, weight: float) -> M:
-    """A network whose weights are `weight` times `initial`'s plus the rest times `final`'s.
-
-    The mean of a broadly trained network and its fine-tuned copy keeps most of what both know:
-    WiSE-FT, Wortsman et al. 2022 (arXiv:2109.01903). Integer buffers are `final`'s.
-    """
-    mixed = averaged_copy(initial)
-    tensors = mixed.state_dict()
-    for name, value in final.state_dict().items():
-        if value.is_floating_point():
-            tensors[name].lerp_(value, 1 - weight)
-        else:
-            tensors[name].copy_(value)
-    return mixed

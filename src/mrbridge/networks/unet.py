@@ -1,4 +1,4 @@
-"""The U-Net generator of pix2pix, and one with residual blocks."""
+"""The U-Net generator of pix2pix."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrbridge.kernels import Conv2d, ConvTranspose2d
-from mrbridge.networks.blocks import (
-    check_multiple,
-    down_block,
-    in_float32,
-    norm_and_activation,
-    up_block,
-)
-from mrbridge.networks.settings import Norm, ResUNetSettings, UNetSettings
+from mrbridge.networks.blocks import check_multiple, down_block, in_float32, up_block
+from mrbridge.networks.settings import UNetSettings
 
-_FLOAT32_LEVELS, _FLOAT32_LEVELS_RESIDUAL = 4, 3
-"""Levels of the encoders, from the full size on, whose rounding to bfloat16 shows in the image."""
+_FLOAT32_LEVELS = 4
+"""Levels of the encoder, from the full size on, whose rounding to bfloat16 shows in the image."""
 
 
 class UNet(nn.Module):
@@ -39,7 +33,10 @@ class UNet(nn.Module):
     def __init__(self, settings: UNetSettings) -> None:
         super().__init__()
         self.settings = settings
-        widths = _widths(settings)
+        widths = [
+            min(settings.features * 2**level, settings.max_features)
+            for level in range(settings.levels)
+        ]
         self.down = nn.ModuleList()
         channels = settings.inputs
         for level, width in enumerate(widths):
@@ -61,48 +58,43 @@ class UNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs rows columns"]
     ) -> Float[Tensor, "batch outputs rows columns"]:
-        """Translate images, range [-1, 1], to the same range, float32; SizeError if rows or columns
-        are not multiples of 2**levels."""
+        """Translate images.
+
+        Args:
+            x: shape (batch, inputs, rows, columns), range [-1, 1].
+
+        Returns:
+            Shape (batch, outputs, rows, columns), the same range, float32.
+
+        Raises:
+            SizeError: rows or columns are not multiples of 2**levels.
+        """
         return self.with_features(x)[0]
 
     def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The result of `forward`, and the decoder's last features, (batch, `feature_channels`,
-        rows / 2, columns / 2)."""
+        """The result of `forward`, and the decoder's last features.
+
+        The features have the shape (batch, `feature_channels`, rows / 2, columns / 2).
+
+        Raises:
+            SizeError: rows or columns are not multiples of 2**levels.
+        """
         check_multiple(x, self.settings.multiple, f"a U-Net of {self.settings.levels} levels")
         image = x
-        x, skips = _go_down(self.down, x, _FLOAT32_LEVELS)
-        features = x = _go_up(self.up, x, skips)
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            x = in_float32(block, x) if level < _FLOAT32_LEVELS else block(x)
+            skips.append(x)  # (batch, width, rows / 2^(level + 1), columns / 2^(level + 1))
+        skips.pop()
+        for block in self.up:
+            x = block(x)
+            x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)  # (batch, 2 width, …)
+        features = x
         if self.refine is None:
             x = in_float32(self.last, x)
         else:
             x = self.refine(_concatenate(self.last(x), image))
         return torch.tanh(x.float()), features
-
-
-def _widths(settings: UNetSettings | ResUNetSettings) -> list[int]:
-    """Channels after each level."""
-    return [
-        min(settings.features * 2**level, settings.max_features) for level in range(settings.levels)
-    ]
-
-
-def _go_down(blocks: nn.ModuleList, x: Tensor, exact: int) -> tuple[Tensor, list[Tensor]]:
-    """The result of the last block, and those of the others for the skip connections, each (batch,
-    width, rows / 2^(level + 1), columns / 2^(level + 1)); the first `exact` blocks in float32."""
-    results = []
-    for level, block in enumerate(blocks):
-        x = in_float32(block, x) if level < exact else block(x)
-        results.append(x)
-    return x, results[:-1]
-
-
-def _go_up(blocks: nn.ModuleList, x: Tensor, skips: list[Tensor]) -> Tensor:
-    """The result of the last block, each with its skip connection, which is freed: (batch, 2 width,
-    rows, columns)."""
-    for block in blocks:
-        x = block(x)
-        x = torch.cat([x, skips.pop().to(x.dtype)], dim=1)
-    return x
 
 
 class ScaleHead(nn.Module):
@@ -129,8 +121,13 @@ class ScaleHead(nn.Module):
         image: Float[Tensor, "batch inputs rows columns"],
         synthetic: Float[Tensor, "batch outputs rows columns"],
     ) -> Float[Tensor, "batch outputs rows columns"]:
-        """The logarithm of the scale of a Laplace distribution of the error, float32, from the
-        features of `UNet.with_features`, what the U-Net took, range [-1, 1], and its result."""
+        """The logarithm of the scale of a Laplace distribution of the error, float32.
+
+        Args:
+            features: of `UNet.with_features`, (batch, channels, rows / 2, columns / 2).
+            image: what the U-Net took, range [-1, 1].
+            synthetic: its result.
+        """
         x = functional.leaky_relu(self.up(features.detach()), 0.2)  # (batch, width, rows, columns)
         x = _concatenate(_concatenate(x, image), synthetic.detach())
         # (batch, width + inputs + outputs, rows, columns)
@@ -154,62 +151,3 @@ def _refinement(channels: int, width: int, outputs: int) -> nn.Sequential:
         nn.LeakyReLU(0.2, inplace=True),
         Conv2d(width, outputs, 3, padding=1),
     )
-
-
-class ResUNet(nn.Module):
-    """Down blocks, residual blocks that concatenate, up blocks with skip connections, tanh.
-
-    A down block is a strided convolution, norm and leaky ReLU. A residual block is two convolutions
-    whose output is concatenated with the block's input instead of added to it (so its width grows,
-    as in a DenseNet: Huang et al. 2017, arXiv:1608.06993). An up block is a transposed convolution,
-    norm and ReLU, whose output is concatenated with the encoder's features of its size (the skip
-    connection of the U-Net: Ronneberger et al. 2015, arXiv:1505.04597).
-    """
-
-    def __init__(self, settings: ResUNetSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        norm, bias = settings.norm, settings.norm == "none"
-        widths = _widths(settings)
-        self.down = nn.ModuleList()
-        channels = 1
-        for width in widths:
-            self.down.append(down_block(channels, width, norm, bias))
-            channels = width
-        self.residual = nn.ModuleList()
-        for _ in range(settings.blocks):
-            self.residual.append(_ConcatenatingBlock(channels, widths[-1], norm))
-            channels += widths[-1]
-        self.up = nn.ModuleList()
-        for width in reversed(widths[:-1]):
-            self.up.append(up_block(channels, width, norm, bias))
-            channels = 2 * width  # with the skip connection
-        self.last = ConvTranspose2d(channels, 1)
-
-    def forward(
-        self, x: Float[Tensor, "batch 1 rows columns"]
-    ) -> Float[Tensor, "batch 1 rows columns"]:
-        """Translate images, range [-1, 1], to the same range, float32; SizeError if rows or columns
-        are not multiples of 2**levels."""
-        settings = self.settings
-        check_multiple(x, settings.multiple, f"a residual U-Net of {settings.levels} levels")
-        x, skips = _go_down(self.down, x, _FLOAT32_LEVELS_RESIDUAL)
-        for block in self.residual:
-            x = block(x)  # (batch, channels + width, the same rows and columns)
-        x = _go_up(self.up, x, skips)
-        return torch.tanh(in_float32(self.last, x).float())
-
-
-class _ConcatenatingBlock(nn.Module):
-    def __init__(self, channels: int, width: int, norm: Norm) -> None:
-        super().__init__()
-        bias = norm == "none"
-        self.layers = nn.Sequential(
-            Conv2d(channels, width, 3, padding=1, bias=bias),
-            *norm_and_activation(norm, width, 0.0),
-            Conv2d(width, width, 3, padding=1, bias=bias),
-            norm_and_activation(norm, width, 1.0)[0],
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.layers(x), x], dim=1)

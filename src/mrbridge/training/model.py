@@ -11,16 +11,11 @@ from mrbridge.bundle import Bundle
 from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import fast_bfloat16
 from mrbridge.kernels import Adam, weight_cache
-from mrbridge.networks.build import (
-    averaged_copy,
-    build_critic,
-    build_generator,
-    interpolated,
-    update_ema,
-)
+from mrbridge.networks.build import build_critic, build_generator
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.training import losses
 from mrbridge.training.distributed import Ranks
+from mrbridge.training.ema import averaged_copy, interpolated, update_ema
 from mrbridge.training.examples import (
     Example,
     IntensityMapping,
