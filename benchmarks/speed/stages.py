@@ -60,7 +60,7 @@ def begin(*given):
     measured(synthesis, "read", lambda *_, **__: "reading")
     measured(synthesis, "check", lambda *_, **__: "checking")
     measured(translator, "preprocess", lambda *_, **__: "preprocessing")
-    measured(slices.SliceTranslator, "__call__", lambda *_: "network")
+    measured(slices.SliceTranslator, "__call__", lambda *_, **__: "network")
     measured(output, "write", lambda *_, **__: "writing")
     ready = time.time()
     return as_far_as_done(*given)
