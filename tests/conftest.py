@@ -123,6 +123,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+_SAFE_PATH = os.environ.get("PYTHONSAFEPATH")
+
+
+def _restore_safe_path() -> None:
+    if _SAFE_PATH is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """A command line in this process sets up logging, warnings and signals: for one test only."""
@@ -130,13 +138,12 @@ def _as_before() -> Iterator[None]:
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     show, hooks = warnings.showwarning, (threading.excepthook, sys.unraisablehook)
     handlers_of = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    safe_path = os.environ.get("PYTHONSAFEPATH")
     for number, handler in handlers_of.items():
         if handler is signal.SIG_IGN:  # as in the background of a shell script
             signal.signal(number, signal.default_int_handler)
+    _restore_safe_path()  # a command of a fixture of the session sets it, too
     yield
-    if safe_path is None:
-        os.environ.pop("PYTHONSAFEPATH", None)
+    _restore_safe_path()
     threading.excepthook, sys.unraisablehook = hooks
     logging.raiseExceptions = True
     logger.handlers, logger.propagate, warnings.showwarning = handlers, propagate, show
