@@ -36,8 +36,8 @@ _OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
 _VARYING = 0.05  # times of one acquisition are rounded, or follow a trigger
 
 _MAYBE_SEVERAL = (
-    "its images are numbered as several stacks of slices, one between the other, and "
-    "SliceThickness is missing: it may be several acquisitions"
+    "its images are numbered as several interleaved stacks, and SliceThickness is missing: it may "
+    "be several acquisitions"
 )
 
 
