@@ -85,6 +85,16 @@ def truncated_plain(workshop: Workshop) -> Outcome:
 
 
 @fault("damage")
+def copied_in_part(workshop: Workshop) -> Outcome:
+    """A `.nii` of the right size whose second half was not copied and is zero"""
+    header, voxels = stored(shape=(54, 60, 12))
+    voxels = scan().voxels.repeat(3, 0).repeat(3, 1).repeat(4, 2).tobytes(order="F")
+    half = len(voxels) // 2 - 3000
+    path = put(header, voxels[:half] + bytes(len(voxels) - half), name="sub-01_T1w.nii")
+    return workshop.translate(path)
+
+
+@fault("damage")
 def flipped(workshop: Workshop) -> Outcome:
     """A flipped bit in a `.nii.gz`"""
     path = put(*stored())

@@ -226,6 +226,59 @@ class TestObjects:
             made = translate(nib.load(tmp_path / "bare_T1w.nii"), assume="LPS", **how)
         assert nib.aff2axcodes(made.affine) == ("L", "P", "S")
 
+    def test_an_analyze_image_has_no_orientation(
+        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        image = nib.load(scan)
+        header = nib.AnalyzeHeader()
+        header.set_data_dtype(np.int16)
+        header.set_data_shape(image.shape)
+        header.set_zooms(image.header.get_zooms())
+        bare = nib.AnalyzeImage(np.asarray(image.dataobj).astype(np.int16), None, header)
+        nib.save(bare, tmp_path / "bare_T1w.img")
+        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        with pytest.raises(InputError, match="does not state its orientation"):
+            translate(nib.load(tmp_path / "bare_T1w.img"), **how)
+        with pytest.warns(MrbridgeWarning, match="LPS was assumed"):
+            made = translate(nib.load(tmp_path / "bare_T1w.img"), assume="LPS", **how)
+        assert nib.aff2axcodes(made.affine) == ("L", "P", "S")
+
+    def test_an_image_of_a_class_that_is_not_written(self, tiny_bundle: Bundle, scan: Path) -> None:
+        image = nib.load(scan)
+        minc = nib.minc1.Minc1Image(np.asarray(image.dataobj), image.affine)
+        made, expected = (translate(one, model=tiny_bundle, to="T2w") for one in (minc, image))
+        assert isinstance(made, nib.Nifti1Image)
+        assert bytes(made.header["descrip"].item()).startswith(b"synthetic T2w")
+        np.testing.assert_array_equal(made.affine, image.affine)
+        np.testing.assert_array_equal(made.get_fdata(), expected.get_fdata())
+
+    @pytest.mark.parametrize("fault", ["checksum", "truncated", "gone"])
+    def test_a_damaged_file_of_a_nibabel_image(
+        self, fault: str, tiny_bundle: Bundle, scan: Path
+    ) -> None:
+        content = scan.read_bytes()
+        image = nib.load(scan)  # only the header is read
+        if fault == "gone":
+            scan.unlink()
+        else:
+            changed = content[:-8] + bytes(4) + content[-4:]
+            scan.write_bytes(changed if fault == "checksum" else content[:-200])
+        with pytest.raises(InputError, match="damaged, truncated or gone"):
+            translate(image, model=tiny_bundle, device="cpu")
+
+    def test_a_volume_without_a_usable_affine(self, tiny_bundle: Bundle, scan: Path) -> None:
+        volume = io.read(scan)
+        for affine, words in (
+            (np.full((4, 4), np.nan), "has no inverse"),
+            (None, "slices has no affine"),
+        ):
+            with pytest.raises(InputError, match=words):
+                translate(replace(volume, affine=affine), model=tiny_bundle, device="cpu")
+        whole = replace(volume, affine=np.eye(4, dtype=int), header=None)
+        made = translate(whole, model=tiny_bundle, device="cpu")
+        assert made.affine is not None
+        np.testing.assert_array_equal(made.affine, np.eye(4))
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [

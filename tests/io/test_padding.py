@@ -8,11 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from tests import studies
 
 import mrbridge
 from mrbridge import io
 from mrbridge.errors import MrbridgeWarning
-from mrbridge.io.padding import filled, find_padding, without_padding
+from mrbridge.io.padding import filled, find_padding, unwritten, without_padding
+from mrbridge.volume import Volume
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-bundle"
@@ -174,3 +176,50 @@ def test_real_scans_are_not_padded(name: str) -> None:
     if not (DATA / name).exists():
         pytest.skip("the development data is not here")
     assert find_padding(np.asanyarray(nib.load(DATA / name).dataobj)) is None
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+@pytest.mark.parametrize("part", ["end", "beginning", "hole", "slice", "whole slices"])
+def test_parts_that_were_not_written(part: str, stripped: bool) -> None:
+    image = np.where(distance() < 1, head(), 0) if stripped else head() + 1
+    flat, plane = image.ravel(order="F"), SHAPE[0] * SHAPE[1]
+    cut = 9 * plane + 28 * SHAPE[0] + 20  # in the middle of a row of slice 10 of 20
+    flat[
+        {
+            "end": np.s_[cut:],
+            "beginning": np.s_[:cut],
+            "hole": np.s_[cut : cut + 3 * plane],
+            "slice": np.s_[cut : 10 * plane],
+            "whole slices": np.s_[10 * plane :],
+        }[part]
+    ] = 0
+    damaged = flat.reshape(SHAPE, order="F")
+    (note,) = unwritten(damaged)
+    expected = {
+        "beginning": "slice 10 of 20 is 0 up to its middle",
+        "whole slices": "slices 11 to 20 are 0, and slice 10 is as full",
+    }
+    assert note.startswith(expected.get(part, "slice 10 of 20 is 0 from its middle"))
+    assert "copied only in part" in note
+
+
+def test_a_dicom_file_that_was_copied_in_part(tmp_path: Path) -> None:
+    made = studies.datasets(Volume(head().astype(np.uint16) + 1, AFFINE), **studies.T1W)
+    pixels = made[9].PixelData
+    made[9].PixelData = pixels[:2600] + bytes(len(pixels) - 2600)
+    made[9]["PixelData"].VR = "OW"
+    studies.save(tmp_path / "study", made)
+    with pytest.warns(MrbridgeWarning, match="series 5: slice 10 of 20 is 0 from its middle"):
+        io.read(tmp_path / "study")
+
+
+def test_parts_of_the_field_of_view_that_are_empty() -> None:
+    image = head() + 1
+    box, slab, margin, rows = (image.copy(order="F") for _ in range(4))
+    box[:, 30:, :8] = 0  # a face that was removed
+    slab[:, :, :3] = slab[:, :, 17:] = 0
+    margin[:, :, :5] = margin[:, :, 15:] = 0
+    rows[:, 28:, 9] = rows[:, :, 10:12] = 0  # an oblique field of view ends with whole rows
+    top = np.where(distance() < 1, image, 0)[:, :, :18]
+    for whole in (image, box, slab, margin, rows, top, top[:, :, ::-1], np.zeros(SHAPE)):
+        assert unwritten(whole) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.padding import without_padding
+from mrbridge.io.padding import unwritten, without_padding
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 ArrayAndAffine = tuple[NDArray[Any], NDArray[Any]]
 """Voxels, shape (i, j, k), and the affine, shape (4, 4), from voxel index to RAS+ mm."""
+
+_CHUNK = 1 << 20  # bytes of a file that are read at once
 
 Scan: TypeAlias = "str | Path | Volume | SpatialImage | ArrayAndAffine"
 """A path or URL, or a scan in memory."""
@@ -32,7 +36,7 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
         image: a `Volume`; a nibabel image of 3 axes (or 4, with `index`); or a pair of an array
             (i, j, k) and its affine (4, 4) to RAS+ mm.
         index: which volume of an image of 4 axes.
-        assume: the orientation, such as RAS, of a NIfTI image that states none.
+        assume: the orientation, such as RAS, of a NIfTI or Analyze image that states none.
 
     Returns:
         Finite voxels: NaN, infinity, padding and what a masked array masks are replaced, with a
@@ -40,10 +44,10 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
         contrast that its name says.
 
     Raises:
-        InputError: it is not one of these, or does not hold real numbers.
+        InputError: it is not one of these, does not hold real numbers, or its file is damaged.
     """
     if isinstance(image, Volume):
-        return replace(image, voxels=_finite(image.voxels))
+        return replace(image, voxels=_finite(image.voxels), affine=_affine_of_volume(image))
     from nibabel.spatialimages import SpatialImage
 
     from mrbridge.io.nifti_header import other_by_intent
@@ -51,10 +55,12 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
     if isinstance(image, SpatialImage):
         if image.affine is None:
             raise InputError("the image has no affine", remedy="Give it one.")
-        voxels = _three_axes(np.asanyarray(image.dataobj), index)
+        voxels = _three_axes(_voxels_of(image), index)
+        for note in unwritten(voxels):
+            warnings.warn(note, MrbridgeWarning, stacklevel=3)
         affine = _affine_of(image, voxels.shape, assume)
         marked = False
-        if "descrip" in image.header:
+        if "descrip" in getattr(image.header, "keys", tuple)():
             marked = bytes(image.header["descrip"].item()).lower().startswith(b"synthetic")
         name, identity = image.get_filename(), Identity()
         if name is not None:
@@ -87,15 +93,18 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
 
 
 def in_kind_of(image: Any, volume: Volume, note: str) -> Any:
-    """The result as the same kind of object: a nibabel image for one, else a `Volume`."""
+    """The result as the same kind of object: a nibabel image for one, of NIfTI where nibabel does
+    not write its format, such as MINC; else a `Volume`."""
     if isinstance(image, Volume | tuple):
         return volume
-    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
     from mrbridge.io.nifti_header import mark as mark_header, unit_mm
 
     assert volume.affine is not None
-    header = image.header.copy()
+    kind, header = type(image), image.header.copy()
+    if not image.rw:
+        kind, header = Nifti1Image, Nifti1Header()
     unit = unit_mm(header) if isinstance(header, Nifti1Header) else 1.0
     affine = np.diag([1 / unit] * 3 + [1.0]) @ volume.affine
     header.set_data_dtype(volume.voxels.dtype)
@@ -103,7 +112,27 @@ def in_kind_of(image: Any, volume: Volume, note: str) -> Any:
     mark_header(header, note)
     if getattr(header, "extensions", None):
         header.extensions = type(header.extensions)()  # they may name the patient
-    return type(image)(volume.voxels, affine, header)
+    return kind(volume.voxels, affine, header)
+
+
+def _voxels_of(image: SpatialImage) -> NDArray[Any]:
+    """The voxels of a nibabel image. A compressed file is read to its end, where its checksum is,
+    which nibabel does not do."""
+    from nibabel.arrayproxy import is_proxy
+
+    name = image.get_filename()
+    try:
+        voxels = np.asanyarray(image.dataobj)
+        if is_proxy(image.dataobj) and str(name).lower().endswith((".gz", ".mgz")):
+            with gzip.open(name) as file:
+                while file.read(_CHUNK):
+                    pass
+    except (OSError, EOFError, zlib.error):
+        raise InputError(
+            "the file of the image is damaged, truncated or gone",
+            remedy="Get a new copy of the file.",
+        ) from None
+    return voxels
 
 
 def _affine_of(
@@ -111,21 +140,44 @@ def _affine_of(
 ) -> NDArray[np.float64]:
     """The affine of a nibabel image to RAS+ mm, by the rules for files.
 
-    nibabel itself does not look at the unit, and makes an affine up for NIfTI files without one.
+    nibabel itself does not look at the unit, and makes an affine up for NIfTI and Analyze files
+    without one.
     """
+    from nibabel.analyze import AnalyzeHeader
     from nibabel.nifti1 import Nifti1Header
 
-    from mrbridge.io.nifti_header import find_affine, unit_mm
+    from mrbridge.io.nifti_header import assumed_affine, find_affine, unit_mm
 
     affine, header = np.asarray(image.affine, np.float64), image.header
+    notes: list[str] = []
     if isinstance(header, Nifti1Header):
         if np.allclose(affine, header.get_best_affine(), equal_nan=True):
-            notes: list[str] = []
             affine = find_affine(header.copy(), shape, assume, notes)
-            for note in notes:
-                warnings.warn(note, MrbridgeWarning, stacklevel=4)
         else:  # it was changed in place
             affine = np.diag([unit_mm(header)] * 3 + [1.0]) @ affine
+    elif isinstance(header, AnalyzeHeader) and np.allclose(affine, header.get_best_affine()):
+        if assume is None:
+            raise InputError(
+                "does not state its orientation (Analyze 7.5 cannot)",
+                remedy="If you know its orientation, use assume='RAS' (or LPS, ...).",
+            )
+        affine = assumed_affine(header, shape, assume)
+        notes.append(f"has no orientation; {assume} was assumed")
+    for note in notes:
+        warnings.warn(note, MrbridgeWarning, stacklevel=4)
+    _check_affine(affine)
+    return affine
+
+
+def _affine_of_volume(volume: Volume) -> NDArray[np.float64] | None:
+    if volume.affine is None:
+        if volume.voxels.shape[2] > 1:
+            raise InputError(
+                f"a volume of {volume.voxels.shape[2]} slices has no affine",
+                remedy="Give it one: only a 2D image has none.",
+            )
+        return None
+    affine = np.asarray(volume.affine, np.float64)
     _check_affine(affine)
     return affine
 

@@ -117,7 +117,8 @@ def translate(
 
     Returns:
         For paths and URLs, `Translations`: a list of one `Translation` for each scan. For a
-        nibabel image, an image of the same class; for a `Volume` or an array, a `Volume`: shape
+        nibabel image, an image of the same class, or of NIfTI if nibabel does not write that
+        class, such as MINC; for a `Volume` or an array, a `Volume`: shape
         (i, j, k), float32 unless `dtype` says otherwise, on the grid of the source unless `grid` or
         `spacing` says otherwise. With `uncertainty=True` its attribute `uncertainty` is the
         uncertainty map: an array, or for nibabel an image. The attribute `verdict`, of a

@@ -73,7 +73,7 @@ def find_affine(
                 remedy="If you know its orientation, use --assume RAS (or LPS, ...).",
             )
         notes.append(f"has no orientation; {assume} was assumed")
-        return _assumed_affine(header, shape, assume)
+        return assumed_affine(header, shape, assume)
     if sform is None:
         assert qform is not None
         notes.extend(repairs["qform"])
@@ -248,7 +248,7 @@ def _is_invertible(affine: Affine) -> bool:
     return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-4)
 
 
-def _assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> Affine:
+def assumed_affine(header: Any, shape: tuple[int, ...], assume: str) -> Affine:
     """Axes along `assume`, spacings of the header, the centre of the image at the origin."""
     code = assume.upper()
     pairs = ["LR", "PA", "IS"]

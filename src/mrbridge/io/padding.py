@@ -28,6 +28,9 @@ _FEWEST_VALUES = 16  # an image with fewer different values is a label map or a 
 _EDGE = 2  # voxels next to padding that resampling mixes with it
 _NEAR = 0.25  # share of the way to the image within which values are padding, after interpolation
 _MARGIN = 0.02  # share of the padding by which interpolation changes it, away from its edges
+_LARGE_PART = 0.25  # of an image that may not have been written
+_SMALL_PART, _SAME = 0.1, 0.8  # of a slice: its smaller part; what two slices show alike
+_FEWEST_SHOWN = 100  # voxels of a slice, or of its smaller part
 _EVEN = 1e-3  # share of the range within which values count as one, after interpolation
 
 
@@ -103,6 +106,59 @@ def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
         f"the range of the image: they are padding and became background ({background:g})"
     )
     return voxels, notes
+
+
+def unwritten(voxels: NDArray[Any]) -> list[str]:
+    """Notes on parts of an image that may not have been written, and are 0, as in a file that was
+    copied only in part, to a place that was set aside for all of it.
+
+    Such a part begins or ends in the middle of a row, where each slice next to it shows what this
+    one does up to there, or nothing. Or it begins with a slice, after one that is as full as the
+    others, and is a quarter of the image, and there is no such margin at the other end.
+
+    Args:
+        voxels: as they are stored: shape (i, j, k), i varies fastest, without a scale.
+    """
+    for words, stored in (("from", voxels), ("up to", voxels[::-1, ::-1, ::-1])):
+        filled = np.asarray(stored.any(axis=0))  # (j, k)
+        count = filled.shape[1]
+        last = np.where(filled.any(axis=0), len(filled) - filled[::-1].argmax(axis=0), 0)
+        for k in np.flatnonzero(last):
+            near = [n for n in (k - 1, k + 1) if 0 <= n < count and last[n]]
+            shorter = near and all(last[n] > last[k] for n in near)
+            if shorter and all(_stops(stored[:, :, k], stored[:, :, n]) for n in near):
+                which = k + 1 if words == "from" else count - k
+                return [
+                    f"slice {which} of {count} is 0 {words} its middle, unlike what is next to it: "
+                    "the file may have been copied only in part"
+                ]
+    shown = np.flatnonzero(voxels.any(axis=(0, 1)))
+    if shown.size < 2:
+        return []
+    first, end = int(shown[0]), int(shown[-1])
+    if voxels.shape[2] - 1 - end < first + _LARGE_PART * voxels.shape[2]:
+        return []
+    areas = np.count_nonzero(voxels[:, :, first : end + 1], axis=(0, 1))
+    if areas[-1] < max(areas.max() / 2, _FEWEST_SHOWN) or areas[-1] < _SAME * areas[-2]:
+        return []
+    return [
+        f"slices {end + 2} to {voxels.shape[2]} are 0, and slice {end + 1} is as full as others: "
+        "the field of view ends there, or the file was copied only in part"
+    ]
+
+
+def _stops(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether a slice (i, j) shows what the other one does up to a voxel, and nothing after it."""
+    first, second = (image.ravel(order="F") != 0 for image in (one, other))
+    end = int(np.flatnonzero(first)[-1]) + 1
+    if end % len(one) in (0, len(one) - 1):  # whole rows, as a field of view may end
+        return False
+    shown = np.count_nonzero(second)
+    before, after = np.count_nonzero(second[:end]), np.count_nonzero(second[end:])
+    if min(before, after) < max(_SMALL_PART * shown, _FEWEST_SHOWN):
+        return False
+    both, either = first[:end] & second[:end], first[:end] | second[:end]
+    return int(np.count_nonzero(both)) >= _SAME * int(np.count_nonzero(either))
 
 
 def _candidates(values: NDArray[Any]) -> list[tuple[float, float, bool]]:
