@@ -709,6 +709,8 @@ TSE = {"ScanningSequence": "SE", "EchoTime": 0.095, "RepetitionTime": 6}
         ("T1w", TSE, "contradicts its name, T1w: it is T2w: long echo .*TE 95 ms, TR 6000 ms"),
         ("T2w", TSE, None),
         ("FLAIR", TSE, None),  # its inversion time is not stated
+        ("T1w", {"EchoTime": 0.003, "RepetitionTime": 2.3}, None),  # nor that of an MPRAGE
+        ("T1w", {"ScanningSequence": "SE", "EchoTime": 0.015, "RepetitionTime": 3}, "it is PDw"),
         ("T1w", {"ContrastBolusIngredient": "GADOLINIUM"}, "was taken after a contrast agent"),
         ("T1w", {"EchoTime": "?", "ImageType": ["ORIGINAL", "PRIMARY", "P"]}, "phase images"),
         ("T1w", {"EchoTime": [], "ScanOptions": {}, "SeriesDescription": None}, None),
@@ -726,7 +728,31 @@ def test_a_sidecar_of_another_scan(
         assert io.read(path).contrast == name
 
 
-def test_a_sidecar_says_that_a_scan_is_synthetic(tmp_path: Path) -> None:
+def test_sidecars_further_up_in_a_bids_dataset(tmp_path: Path) -> None:
+    folder = tmp_path / "sub-1" / "anat"
+    path = io.write(
+        Volume(np.ones((4, 5, 6), np.float32), np.eye(4)), folder / "sub-1_run-2_T1w.nii.gz"
+    )
+    (tmp_path / "run-2_T1w.json").write_text(json.dumps(TSE))
+    assert not io.read(path).notes  # of a folder that is not a dataset, such as one above it
+    (tmp_path / "dataset_description.json").write_text("{}")
+    with pytest.warns(MrbridgeWarning, match="contradicts its name, T1w: it is T2w"):
+        io.read(path)
+    path.with_name("sub-1_run-2_T1w.json").write_text(json.dumps(MPRAGE | {"RepetitionTime": 2.3}))
+    assert not io.read(path).notes
+
+
+@pytest.mark.parametrize(
+    "sidecar",
+    [
+        {"SyntheticData": True},
+        {"SyntheticData": "YES"},
+        {"SeriesDescription": "t1 mprage synthetic T1w"},
+        {"ImageComments": "Synthetic T1w by mrbridge"},
+    ],
+)
+def test_a_sidecar_says_that_a_scan_is_synthetic(sidecar: dict[str, Any], tmp_path: Path) -> None:
     path = io.write(Volume(np.ones((4, 5, 6), np.float32), np.eye(4)), tmp_path / "T1w.nii.gz")
-    path.with_name("T1w.json").write_text('{"SyntheticData": true}')
+    assert not io.read(path).synthetic
+    path.with_name("T1w.json").write_text(json.dumps(sidecar))
     assert io.read(path).synthetic

@@ -12,7 +12,7 @@ import numpy as np
 
 from mrbridge.errors import InputError, MrbridgeWarning, OutputError, about
 from mrbridge.io import image2d
-from mrbridge.io.atomic import reading, sidecar_path, suffix_of, writing
+from mrbridge.io.atomic import reading, suffix_of, writing
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.remote import fetch, localise
@@ -83,7 +83,7 @@ def read(
             result = image2d.read(path)
     # Only the nearest folder: further up, a name says little about this file.
     identity = of_path(Path(path.resolve().parent.name, path.name))
-    if form == "nifti" and sidecar_path(path).is_file():
+    if form == "nifti":
         from mrbridge.io.metadata import sidecar_says
 
         synthetic, notes = sidecar_says(path, identity.contrast)

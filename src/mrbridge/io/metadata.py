@@ -11,6 +11,7 @@ import tomllib
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ _COLUMNS = ("subject", "session", "contrast", "path")
 _KNOWN_COLUMNS = {*_COLUMNS, "split"}
 _SCANNER = ("EchoTime", "SeriesDescription", "ContrastBolusIngredient")
 """Fields of a sidecar that come from a scanner."""
+_MARKS = ("SeriesDescription", "ImageComments", "ImageType")
+"""Fields in which a derived DICOM series says that it is synthetic, as converters copy them."""
+_LEVELS = 4  # folders between a BIDS dataset and its scans, at most
 _ABSENT = {"", "n/a", "N/A", "NA", "nan", "NaN", "None", "null"}
 """How BIDS, R and Python write a missing value."""
 
@@ -243,25 +247,35 @@ def read_metadata(scan: Path, root: Path) -> dict[str, Any]:
 
 
 def sidecar_says(scan: Path, contrast: str | None) -> tuple[bool, tuple[str, ...]]:
-    """What the sidecar of a NIfTI file says: whether the scan is synthetic, and, by the rules for
-    DICOM headers, what contradicts its name. One that cannot be read says nothing.
+    """What the sidecar of a NIfTI file, in a BIDS dataset all that apply to it, says: whether the
+    scan is synthetic, and, by the rules for DICOM headers, what contradicts its name. One that
+    cannot be read says nothing.
 
     Args:
         contrast: by its name.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MrbridgeWarning)
-        try:
-            sidecar = _read_json(sidecar_path(scan))
-        except InputError:
-            return False, ()
-    synthetic = sidecar.get("SyntheticData") is True
+        scan = scan.absolute()
+        is_root = ((folder / DESCRIPTION).is_file() for folder in scan.parents[:_LEVELS])
+        root = next(compress(scan.parents, is_root), None)
+        if root is not None and parse_name(scan) is not None:
+            sidecar = read_metadata(scan, root)
+        else:
+            own = sidecar_path(scan)
+            sidecar = _read_if_possible(own) if own.is_file() else {}
+    marks = (str(sidecar.get(key, "")) for key in _MARKS)
+    synthetic = str(sidecar.get("SyntheticData")).upper() in ("TRUE", "YES")
+    synthetic = synthetic or any(map(synthetic_in, marks))
     if contrast is None or sidecar.keys().isdisjoint(_SCANNER):
         return synthetic, ()
     from mrbridge.io.dicom.contrast import of_sidecar  # half a second
 
     found = of_sidecar(sidecar)
-    no_inversion = (contrast, found.contrast) == ("FLAIR", "T2w")  # not all state its time
+    # Not all state the time of an inversion, or that there is one.
+    no_inversion = (contrast, found.contrast) == ("FLAIR", "T2w") or (
+        (contrast, found.contrast) == ("T1w", "PDw") and "ScanningSequence" not in sidecar
+    )
     if found.is_doubtful or no_inversion or (found.contrast in (None, contrast) and not found.kind):
         return synthetic, ()
     is_it = "" if found.is_other else f"it is {found.contrast}: "
