@@ -62,6 +62,11 @@ def ellipsoids(
     return Volume(np.clip(voxels, 0, None).astype(np.int16), affine, contrast=contrast)
 
 
+# Containers often set PYTHONDONTWRITEBYTECODE. Each worker would compile all tests again, which
+# takes ten seconds, and each process that a test starts would compile mrbridge.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 DATA_VARIABLE = "MRBRIDGE_TEST_DATA"
 NO_DATA = "real scans are missing"
 
@@ -114,13 +119,17 @@ def real_data() -> Callable[[str], Path]:
 def _one_thread() -> None:
     """Tiny networks are quicker on one thread, and other processes share the processor.
 
-    So do those that tests start: sums in another order would not be bit-identical.
+    So do those that tests start: sums in another order would not be bit-identical. The threads of
+    OpenBLAS, which NumPy and SciPy load, spin while they wait: small products take ten times as
+    long if another worker keeps the cores busy.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     torch.set_num_threads(1)
+    threadpool_limits(1, "blas")
 
 
 _SAFE_PATH = os.environ.get("PYTHONSAFEPATH")
