@@ -18,10 +18,12 @@ import pytest
 from PIL import Image
 
 import mrbridge
+from mrbridge import io
 from mrbridge.bundle import Bundle
 from mrbridge.dataset.store import Store
 from mrbridge.training.run import Run
 from mrbridge.training.settings import TrainSettings
+from mrbridge.volume import Volume
 
 HEAVY = (
     "fsspec",
@@ -158,17 +160,27 @@ def test_importing_is_light(code: str) -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
-def test_a_2d_image_is_translated_without_nibabel(tmp_path: Path) -> None:
-    picture = tmp_path / "slice_T1w.png"
-    Image.new("L", (64, 64), 90).save(picture)
-    program = (
-        f"import sys, mrbridge.cli; mrbridge.cli._run(['translate', '-q', '-i', {str(picture)!r}, "
-        f"'-o', {str(tmp_path / 'made.png')!r}]); print('nibabel' in sys.modules)"
-    )
+def test_a_scan_needs_only_what_its_format_needs(
+    tmp_path: Path, tiny_bundle: Bundle, make_scan: Callable[..., Volume]
+) -> None:
+    """A 2D image is translated without nibabel, a NIfTI file with a sidecar without `io.dicom`."""
+    scan = make_scan(0, "T1w")
+    pixels = Image.fromarray((scan.voxels[..., 6] // 5).astype(np.uint8))
+    pixels.save(tmp_path / "slice_T1w.png")
+    io.write(scan, tmp_path / "scan_T1w.nii.gz")
+    (tmp_path / "scan_T1w.json").write_text('{"EchoTime": 0.003, "RepetitionTime": 0.009}')
+    program = f"""
+import sys
+from mrbridge import cli
+for name, unused in (("slice_T1w.png", "nibabel"), ("scan_T1w.nii.gz", "mrbridge.io.dicom")):
+    cli._run(["translate", "-i", name, "-o", "made_" + name, "-m", {str(tiny_bundle.path)!r}])
+    print(unused in sys.modules)
+"""
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert done.stdout.split("\n")[1::2] == ["False", "False"], done.stderr
+    assert (tmp_path / "made_scan_T1w.nii.gz").exists()
 
 
 WRONG = [

@@ -9,10 +9,9 @@ from pydicom.dataset import Dataset
 from tests.contrasts.headers import HEADERS
 from tests.contrasts.names import NAMES, OTHER, UNKNOWN
 
+from mrbridge.io.acquisition import GE_PART, SIEMENS_TYPE, Tags, of_series
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.dicom.contrast import of_series
-from mrbridge.io.dicom.files import DicomFile
-from mrbridge.io.dicom.header import GE_PART, MR, SIEMENS_TYPE, Slice
+from mrbridge.io.dicom.header import MR
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "contrasts.md"
 _PRIVATE = {"GE (0043,102F)": (GE_PART, "SS"), "Siemens (0021,1175)": (SIEMENS_TYPE, "CS")}
@@ -40,7 +39,7 @@ This page is generated from the tests (`python -m tests.contrasts.page`): every 
 """
 
 
-def series(tags: dict[str, Any]) -> list[Slice]:
+def series(tags: dict[str, Any]) -> list[Tags]:
     """A series of one slice with these tags."""
     header = Dataset()
     header.SOPClassUID, header.Modality, header.Rows, header.Columns = MR, "MR", 256, 256
@@ -49,7 +48,7 @@ def series(tags: dict[str, Any]) -> list[Slice]:
             header.add_new(*_PRIVATE[keyword], value)
         else:
             setattr(header, keyword, value)
-    return [Slice(DicomFile(Path("IM1"), 0), None, header)]
+    return [Tags(header)]
 
 
 def answer(identity: Identity) -> str:

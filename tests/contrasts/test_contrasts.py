@@ -9,8 +9,8 @@ from tests.contrasts.headers import HEADERS, MPRAGE, SPIN_ECHO, timed
 from tests.contrasts.names import NAMES, OTHER
 from tests.contrasts.page import PAGE, answer, page, series
 
+from mrbridge.io.acquisition import of_series
 from mrbridge.io.contrast import Identity, guess_contrast, of_path, of_text
-from mrbridge.io.dicom.contrast import of_series
 from mrbridge.volume import CONTRASTS
 
 NAMED = [(name, right) for names in NAMES.values() for name, right in names]

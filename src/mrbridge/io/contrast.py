@@ -1,7 +1,7 @@
 """Which image is it: one of the contrasts that mrbridge knows, something else, or unknown.
 
 One set of rules for the words in file names, folders, BIDS labels and DICOM descriptions. The words
-are in `vocabulary`. Of DICOM series the timing decides first (`mrbridge.io.dicom.contrast`).
+are in `vocabulary`. Of DICOM series the timing decides first (`mrbridge.io.acquisition`).
 """
 
 from __future__ import annotations

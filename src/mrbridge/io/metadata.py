@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning, about
 from mrbridge.io import names
+from mrbridge.io.acquisition import of_sidecar
 from mrbridge.io.atomic import reading, sidecar_path
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path, of_text, own_contrasts, synthetic_in
@@ -269,8 +270,6 @@ def sidecar_says(scan: Path, contrast: str | None) -> tuple[bool, tuple[str, ...
     synthetic = synthetic or any(map(synthetic_in, marks))
     if contrast is None or sidecar.keys().isdisjoint(_SCANNER):
         return synthetic, ()
-    from mrbridge.io.dicom.contrast import of_sidecar  # half a second
-
     found = of_sidecar(sidecar)
     # Not all state the time of an inversion, or that there is one.
     no_inversion = (contrast, found.contrast) == ("FLAIR", "T2w") or (

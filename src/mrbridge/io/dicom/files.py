@@ -365,9 +365,3 @@ def _refuse_bomb(info: zipfile.ZipInfo) -> None:
     if size > min(MAX_FILE_BYTES, max(_SMALL, _RATIO * packed)):
         what = f"promises {size} bytes out of {packed}"
         raise InputError(what, remedy="The zip may be damaged.")
-
-
-def text_of(value: Any) -> str:
-    """A header's value as one line, without control characters."""
-    line = " ".join(str("" if value is None else value).split())
-    return "".join(letter for letter in line if letter.isprintable())

@@ -19,30 +19,15 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    MRImageStorage,
-    RLELossless,
-)
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 from pydicom.valuerep import format_number_as_ds
 
 from mrbridge.errors import InputError
-from mrbridge.io.dicom.files import DicomFile, PixelData, damaged, text_of
+from mrbridge.io.acquisition import GE_PART, MR_CLASSES, SIEMENS_TYPE, Keyword, Tags
+from mrbridge.io.dicom.files import DicomFile, PixelData, damaged
 from mrbridge.reports import counted
 
-MR = MRImageStorage
-_ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
-MR_CLASSES = (MR, *_ENHANCED)
-
-GE_PART = (0x0043, 0x102F)
-"""Private tag of GE: 0 magnitude, 1 phase, 2 real, 3 imaginary."""
-SIEMENS_TYPE = (0x0021, 0x1175)
-"""Private tag of Siemens XA: ImageType as classic objects have it."""
-Keyword = str | tuple[int, int]
-"""A keyword of the standard, or a private tag."""
+MR, *_ENHANCED = MR_CLASSES
 
 _TAGS: tuple[Keyword, ...] = (
     *((0x0021, 0x0011), SIEMENS_TYPE, (0x0043, 0x0010), GE_PART),  # private: creators and tags
@@ -94,19 +79,19 @@ _COMMAS = "its numbers have decimal commas, which are read as points"
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
+class Slice(Tags):
     """One slice: a file, or a frame of one.
 
     Attributes:
-        frame: which frame of a multi-frame file, from 0; None for a classic file.
         header: the tags listed above, no more.
+        frame: which frame of a multi-frame file, from 0; None for a classic file.
         fault: why its pixels cannot be read; None if they probably can.
         assumed: what its header leaves open and was assumed.
     """
 
-    file: DicomFile
-    frame: int | None
     header: Dataset
+    file: DicomFile
+    frame: int | None = None
     fault: InputError | None = None
     assumed: tuple[str, ...] = ()
 
@@ -131,50 +116,6 @@ class Slice:
         texts = {one: "".join(filter(str.isalnum, self.text(one).casefold())) for one in keywords}
         return {keyword: text for keyword, text in texts.items() if text}
 
-    def text(self, keyword: Keyword) -> str:
-        """The value of a tag as one line, empty if it is absent."""
-        return text_of(self._value(keyword))
-
-    def words(self, keyword: Keyword) -> tuple[str, ...]:
-        """The values of a tag in capitals."""
-        return tuple(text_of(item).upper() for item in self._values(keyword))
-
-    def numbers(self, keyword: Keyword) -> tuple[float, ...]:
-        """The values of a tag; empty if it is absent, or if one of them is not a finite number."""
-        try:
-            numbers = tuple(float(item) for item in self._values(keyword))
-        except (TypeError, ValueError, OverflowError):
-            return ()
-        return numbers if all(map(math.isfinite, numbers)) else ()
-
-    def number(self, keyword: Keyword) -> float | None:
-        """The first number of a tag."""
-        return next(iter(self.numbers(keyword)), None)
-
-    def _values(self, keyword: Keyword) -> Iterable[Any]:
-        value = self._value(keyword)
-        if value is None or value == "":
-            return ()
-        return (value,) if isinstance(value, str | int | float) else value
-
-    def _value(self, keyword: Keyword) -> Any:
-        try:
-            if isinstance(keyword, str):
-                return self.header.get(keyword)
-            element = self.header.get(keyword)
-            value = None if element is None else element.value
-            if not isinstance(value, bytes):
-                return value
-            # A private tag of an implicit file, whose type is unknown.
-            is_short = len(value) == 2 and keyword == GE_PART
-            return (
-                int.from_bytes(value, "little") if is_short else value.decode("ascii").split("\\")
-            )
-        except MemoryError:
-            raise
-        except Exception:  # a value that pydicom cannot parse counts as absent
-            return None
-
 
 def slices_of(file: DicomFile) -> list[Slice]:
     """The slices of a DICOM file; an object without an image is one slice without rows, an index
@@ -182,7 +123,7 @@ def slices_of(file: DicomFile) -> list[Slice]:
     with file.guarded():  # values are parsed at first access
         header, pixels = file.header_and_pixels(_TAGS)
         commas = _replace_commas(header)
-        one = Slice(file, None, header)
+        one = Slice(header, file)
         if "DirectoryRecordSequence" in header:
             return []
         kind = one.text("SOPClassUID")
@@ -335,7 +276,7 @@ def _frame(
     for keyword, value in {"InstanceNumber": index + 1, **values}.items():
         header.pop(keyword, None)  # `update` shares elements: the frame gets one of its own
         setattr(header, keyword, value)
-    return Slice(one.file, index, header, fault, assumed)
+    return Slice(header, one.file, index, fault, assumed)
 
 
 # Faults, which are found before pixels are decoded

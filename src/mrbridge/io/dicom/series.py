@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mrbridge.errors import InputError
+from mrbridge.io.acquisition import of_series, part_of
 from mrbridge.io.contrast import Identity, something_else, synthetic_in
-from mrbridge.io.dicom.contrast import of_series, part_of
 from mrbridge.io.dicom.decode import grouped, without_copies
 from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
 from mrbridge.io.dicom.geometry import (

@@ -1,4 +1,6 @@
-"""Which image a DICOM series is, by its headers.
+"""Which image a scan is by its acquisition: by DICOM headers, or the sidecar of a NIfTI file.
+
+A NIfTI file with a sidecar needs nothing of `mrbridge.io.dicom`.
 
 First come the images that are not one of the contrasts: another modality, a localizer, a map, a
 phase image, a scan after a contrast agent, a sequence with the timing of T1w and another contrast.
@@ -13,15 +15,22 @@ modules), C.7.6.4 (contrast agent); for the private tags of vendors, the source 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
-
-from pydicom.uid import UID
+from typing import Any
 
 from mrbridge.io.contrast import Identity, agent_in, of_text, says_no_agent, something_else
-from mrbridge.io.dicom.header import GE_PART, MR_CLASSES, SIEMENS_TYPE, Slice
+
+MR_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.4{part}" for part in ("", ".1", ".4"))
+"""The SOP classes of MR images (PS3.4, B.5): classic, enhanced, enhanced from classic ones."""
+GE_PART = (0x0043, 0x102F)
+"""Private tag of GE: 0 magnitude, 1 phase, 2 real, 3 imaginary."""
+SIEMENS_TYPE = (0x0021, 0x1175)
+"""Private tag of Siemens XA: ImageType as classic objects have it."""
+Keyword = str | tuple[int, int]
+"""A keyword of the standard, or a private tag."""
 
 _SCREEN = {"SCREEN SAVE", "CSA REPORT", "REPORT", "SCREENSHOT"}
 _MAPS = {
@@ -64,6 +73,67 @@ _SEQUENCES = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Tags:
+    """The tags of one image.
+
+    Attributes:
+        header: a pydicom dataset, or a dictionary from keyword to value.
+    """
+
+    header: Any
+
+    def text(self, keyword: Keyword) -> str:
+        """The value of a tag as one line, empty if it is absent."""
+        return _line(self._value(keyword))
+
+    def words(self, keyword: Keyword) -> tuple[str, ...]:
+        """The values of a tag in capitals."""
+        return tuple(_line(item).upper() for item in self._values(keyword))
+
+    def numbers(self, keyword: Keyword) -> tuple[float, ...]:
+        """The values of a tag; empty if it is absent, or if one of them is not a finite number."""
+        try:
+            numbers = tuple(float(item) for item in self._values(keyword))
+        except (TypeError, ValueError, OverflowError):
+            return ()
+        return numbers if all(map(math.isfinite, numbers)) else ()
+
+    def number(self, keyword: Keyword) -> float | None:
+        """The first number of a tag."""
+        return next(iter(self.numbers(keyword)), None)
+
+    def _values(self, keyword: Keyword) -> Iterable[Any]:
+        value = self._value(keyword)
+        if value is None or value == "":
+            return ()
+        return (value,) if isinstance(value, str | int | float) else value
+
+    def _value(self, keyword: Keyword) -> Any:
+        try:
+            if isinstance(keyword, str):
+                return self.header.get(keyword)
+            element = self.header.get(keyword)
+            value = None if element is None else element.value
+            if not isinstance(value, bytes):
+                return value
+            # A private tag of an implicit file, whose type is unknown.
+            is_short = len(value) == 2 and keyword == GE_PART
+            return (
+                int.from_bytes(value, "little") if is_short else value.decode("ascii").split("\\")
+            )
+        except MemoryError:
+            raise
+        except Exception:  # a value that pydicom cannot parse counts as absent
+            return None
+
+
+def _line(value: Any) -> str:
+    """A value as one line, without control characters."""
+    line = " ".join(str("" if value is None else value).split())
+    return "".join(letter for letter in line if letter.isprintable())
+
+
 @dataclass(frozen=True)
 class _Acquisition:
     """How a slice was acquired; times in ms, angles in degrees, None if not stated."""
@@ -86,13 +156,15 @@ class _Acquisition:
         return ", ".join(f"{name} {value:g} ms" for name, value in named if value is not None)
 
 
-def of_series(slices: Sequence[Slice]) -> Identity:
-    """Identify a series from all of its slices, at least one. A contrast is doubtful where the
-    description says another one."""
+def of_series(slices: Sequence[Tags]) -> Identity:
+    """Identify a DICOM series from all of its slices, at least one.
+
+    A contrast is doubtful where the description says another one.
+    """
     return _not_a_scan(slices) or _of_header(slices)
 
 
-def _of_header(slices: Sequence[Slice]) -> Identity:
+def _of_header(slices: Sequence[Tags]) -> Identity:
     for test in (_of_image_type, _by_description, _by_sequence, _after_agent):
         found = test(slices)
         if found is not None:
@@ -110,10 +182,10 @@ def of_sidecar(sidecar: Mapping[str, Any]) -> Identity:
             header[keyword] = 1000 * value
         elif keyword in _JOINED and isinstance(value, str):
             header[keyword] = re.split(r"[_\\]", value)
-    return _of_header([Slice(cast(Any, None), None, cast(Any, header))])
+    return _of_header([Tags(header)])
 
 
-def part_of(image: Slice) -> str:
+def part_of(image: Tags) -> str:
     """Which part of a complex image a slice holds: `magnitude`, `phase`, `real` or `imaginary`.
 
     A magnitude ImageType comes before a real ComplexImageComponent, which Philips writes for
@@ -134,7 +206,7 @@ def part_of(image: Slice) -> str:
     return next((part for part in parts if part != "magnitude"), "magnitude")
 
 
-def _not_a_scan(slices: Sequence[Slice]) -> Identity | None:
+def _not_a_scan(slices: Sequence[Tags]) -> Identity | None:
     first = slices[0]
     rows, columns = first.number("Rows"), first.number("Columns")
     if not rows or not columns or rows < 1 or columns < 1:
@@ -157,12 +229,14 @@ def _not_a_scan(slices: Sequence[Slice]) -> Identity | None:
     return None
 
 
-def _class_of(image: Slice) -> str:
+def _class_of(image: Tags) -> str:
     """The name of its SOP class."""
+    from pydicom.uid import UID  # which sidecars do not need
+
     return UID(image.text("SOPClassUID")).name
 
 
-def _of_image_type(slices: Sequence[Slice]) -> Identity | None:
+def _of_image_type(slices: Sequence[Tags]) -> Identity | None:
     first = slices[0]
     types = first.words("ImageType")
     if "ROI" in types:
@@ -181,7 +255,7 @@ def _of_image_type(slices: Sequence[Slice]) -> Identity | None:
     return None
 
 
-def _by_description(slices: Sequence[Slice]) -> Identity | None:
+def _by_description(slices: Sequence[Tags]) -> Identity | None:
     """What a series is by its description, except for contrast agents."""
     first = slices[0]
     where, text = "its description", first.text("SeriesDescription")
@@ -198,7 +272,7 @@ def _is_of_exam(protocol: str) -> bool:
     return of_text(protocol).contrast is None and not re.search(r"t[12]|flair|pd", protocol.lower())
 
 
-def _by_sequence(slices: Sequence[Slice]) -> Identity | None:
+def _by_sequence(slices: Sequence[Tags]) -> Identity | None:
     """Sequences with the timing of T1w and another contrast."""
     first = slices[0]
     sequence = f"{first.text('SequenceName')} {first.text('PulseSequenceName')}".lower()
@@ -229,7 +303,7 @@ def _by_sequence(slices: Sequence[Slice]) -> Identity | None:
     return None
 
 
-def _gradient_lookalike(slices: Sequence[Slice], acquired: _Acquisition) -> Identity | None:
+def _gradient_lookalike(slices: Sequence[Tags], acquired: _Acquisition) -> Identity | None:
     """Gradient echoes without inversion that are not spoiled T1w scans."""
     echo, repetition = acquired.echo, acquired.repetition
     if echo is None or repetition is None:
@@ -254,7 +328,7 @@ def _gradient_lookalike(slices: Sequence[Slice], acquired: _Acquisition) -> Iden
     return None
 
 
-def _after_agent(slices: Sequence[Slice]) -> Identity | None:
+def _after_agent(slices: Sequence[Tags]) -> Identity | None:
     """Whether the scan was acquired after a contrast agent, by tags and by words.
 
     Technicians often enter the agent before the first series, so that all series bear it: words
@@ -282,7 +356,7 @@ def _after_agent(slices: Sequence[Slice]) -> Identity | None:
     return None
 
 
-def _acquisition(image: Slice) -> _Acquisition:
+def _acquisition(image: Tags) -> _Acquisition:
     sequence, variant = image.words("ScanningSequence"), image.words("SequenceVariant")
     pulse, spoiling = image.text("EchoPulseSequence").upper(), image.text("Spoiling").upper()
     steady = image.text("SteadyStatePulseSequence").upper()
@@ -304,7 +378,7 @@ def _acquisition(image: Slice) -> _Acquisition:
     )
 
 
-def _by_timing(image: Slice) -> Identity:
+def _by_timing(image: Tags) -> Identity:
     acquired = _acquisition(image)
     description = " ".join(
         image.text(keyword) for keyword in ("SeriesDescription", "ProtocolName", "SequenceName")
