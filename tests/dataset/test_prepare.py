@@ -206,6 +206,28 @@ def test_scans_of_one_subject_that_show_two_heads_are_reported(bids: Maker, tmp_
     assert len(caught) == 1
 
 
+def test_2d_images_of_one_subject_that_show_two_heads_are_reported(
+    head: Head, tmp_path: Path
+) -> None:
+    rows = ["subject,contrast,path"]
+    for number in (1, 2, 3, 4):
+        for contrast in ("T1w", "T2w"):
+            voxels = head(number, contrast, (60, 72, 12)).voxels
+            # One was moved within its field of view, the others stay; crops differ.
+            voxels = np.roll(voxels, 6, 1) if (number, contrast) == (3, "T2w") else voxels
+            for place in (5, 6, 7):
+                name = f"p{number}_{contrast}_slice{place}.png"
+                io.write(Volume(voxels[:, :, place, None].astype(np.uint16), None), tmp_path / name)
+                rows.append(f"p{number},{contrast},{name}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    message = (
+        r"2D images of 1 of 4 subjects, such as p3_T1w_slice5.png and p3_T2w_slice5.png of p3, do"
+    )
+    with pytest.warns(MrbridgeWarning, match=message) as caught:
+        prepare(tmp_path / "scans.csv", tmp_path / "store")
+    assert len(caught) == 1
+
+
 def test_a_table_with_splits(bids: Maker, tmp_path: Path) -> None:
     bids(3)
     rows = ["subject,session,contrast,path,split"]

@@ -360,6 +360,18 @@ class TestFiles:
             result = score(tmp_path / "real", tmp_path / "made", settings=QUICK)
         assert [one for one in result.remarks if "two people" in one]
 
+    def test_a_source_of_another_subject(self, bids, synthetic_images, tmp_path):
+        for number, other in ((1, 1), (2, 3), (3, 2)):
+            source = bids / f"sub-0{other}/anat/sub-0{other}_T1w.nii.gz"
+            (tmp_path / "sources").mkdir(exist_ok=True)
+            (tmp_path / f"sources/sub-0{number}_T1w.nii.gz").write_bytes(source.read_bytes())
+        how = {"source": tmp_path / "sources", "settings": QUICK}
+        message = r"The source and the synthetic image of 2 cases do not .* \(sub-02, sub-03\)"
+        with pytest.warns(MrbridgeWarning, match=message) as caught:
+            result = score(bids, synthetic_images, **how)
+        assert len(caught) == 1
+        assert [one for one in result.remarks if "source is another" in one]
+
     def test_single_files_and_a_mask(self, bids, synthetic_images, world, tmp_path):
         half = world.inside()
         half[:12] = False

@@ -12,7 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mrbridge import __version__, parallel
+from mrbridge.dataset.pairs import show_one_head
 from mrbridge.dataset.prepare_scan import Job, prepare_scan, prepare_scans
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.split import Request, split_scans
@@ -60,6 +64,7 @@ from mrbridge.text import shown
 log = logging.getLogger(__name__)
 
 _OTHER_SIZE = 1.3  # least ratio of the sizes of heads in the 2D images of two contrasts to warn of
+_COMPARED = 5  # pairs of 2D images of each subject
 REPORT = "report.json"
 """In the store, next to the manifest: files that were left out, and failures."""
 
@@ -173,6 +178,7 @@ def _prepare(
     write_manifest(out, manifest)
     write_json(out / REPORT, _report(manifest.records, failures, ignored))
     store = Store.open(out)
+    _warn_about_2d_pairs(store)
     if failures:
         more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
         raise SomeScansFailed(
@@ -327,6 +333,47 @@ def _warn_about_sizes(records: Sequence[ScanRecord]) -> None:
             MrbridgeWarning,
             stacklevel=2,
         )
+
+
+def _warn_about_2d_pairs(store: Store) -> None:
+    """Warn about subjects of whose pairs of 2D images most do not show one head in register, by a
+    few of each."""
+    pairs: dict[tuple[str | None, str | None], list[tuple[ScanRecord, ScanRecord]]]
+    pairs = defaultdict(list)
+    for split in ("train", "val", "test"):
+        for source, target, _ in store.pairs(split):
+            if source.is_2d:
+                pairs[source.subject, source.session].append((source, target))
+    others = []
+    for several in pairs.values():
+        few = [several[n] for n in np.linspace(0, len(several) - 1, _COMPARED).astype(int)]
+        alike = [show_one_head(*_in_place(store, *pair), None) for pair in few]
+        if sum(alike) < len(few) / 2:
+            others.append(few[0])
+    if others:
+        source, target = others[0]
+        warnings.warn(
+            f"2D images of {len(others)} of {len(pairs)} subjects, such as {source.name} and "
+            f"{target.name} of {source.subject}, do not show one anatomy, though they are taken "
+            "for pairs: they are of two people or places, or the head moved",
+            MrbridgeWarning,
+            stacklevel=2,
+        )
+
+
+def _in_place(
+    store: Store, one: ScanRecord, other: ScanRecord
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """2D images of one size, each (1, rows, columns), 0 is background, without their crops."""
+    origins = np.rint([one.origin, other.origin]).astype(int)
+    starts = origins - origins.min(axis=0)  # an origin is negative where the margin is beyond
+    ends = starts + [one.shape[1:], other.shape[1:]]
+    first, second = images = np.zeros((2, 1, *ends.max(axis=0)), np.float32)
+    for image, record, (top, left), (bottom, right) in zip(
+        images, (one, other), starts, ends, strict=True
+    ):
+        image[:, top:bottom, left:right] = store.slices(record) + np.float32(1)
+    return first, second
 
 
 def _listed(failures: list[Remark]) -> str:

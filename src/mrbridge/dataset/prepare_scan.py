@@ -132,7 +132,7 @@ def prepare_scans(jobs: Sequence[Job]) -> list[ScanRecord | MrbridgeError | None
     """Prepare the scans of one session, the reference first (the head is searched once if the
     others are on its grid), as `prepare_scan` does; an error does not stop the others."""
     results: list[ScanRecord | MrbridgeError | None] = []
-    found: dict[Path, _Found] = {}
+    found: dict[Scan, _Found] = {}
     for job in jobs:
         try:
             results.append(prepare_scan(job, found))
@@ -143,9 +143,9 @@ def prepare_scans(jobs: Sequence[Job]) -> list[ScanRecord | MrbridgeError | None
     return results
 
 
-def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecord | None:
+def prepare_scan(job: Job, found: dict[Scan, _Found] | None = None) -> ScanRecord | None:
     """Prepare one scan into the store, unless it is there; None for an empty 2D image. `found` says
-    where the head is in the references of this session, by path, and gets this one. InputError if
+    where the head is in the references of this session, and gets this one. InputError if
     it cannot be read, is synthetic, or shows nothing usable; OutputError if the store cannot be
     written."""
     scan, settings = job.scan, job.settings
@@ -168,7 +168,7 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
     if job.reference is not None and job.registers:
         reference = _register(volume, job.reference, settings)
     elif job.reference is not None:
-        known = (found or {}).get(job.reference.path)
+        known = (found or {}).get(job.reference)
         reference, volume = _take_crop(volume, job.reference, settings, known)
     result = preprocess(
         volume,
@@ -177,10 +177,10 @@ def prepare_scan(job: Job, found: dict[Path, _Found] | None = None) -> ScanRecor
         placement=reference.placement,
         crop=reference.crop,
     )
-    if job.reference is None and scan.series is None and found is not None:
-        found[scan.path] = result.crop, grid_of(volume), result.slices
+    if job.reference is None and found is not None:
+        found[scan] = result.crop, grid_of(volume), result.slices
     elif job.reference is not None and reference.crop is not None and found:
-        _compare(result, found.get(job.reference.path), scan, job.reference)
+        _compare(result, found.get(job.reference), scan, job.reference)
     kept = _kept_slices(result, job)
     if not kept.size:
         if volume.is_2d:
@@ -226,10 +226,11 @@ def _compare(result: Preprocessed, known: _Found | None, scan: Scan, reference: 
     if known is None or known[2].shape != result.slices.shape:
         return
     if not show_one_head(result.slices + 1, known[2] + 1, result.grid.spacing):
+        series = f"{scan.name} of subject {scan.subject} " if scan.series else ""
         warn_about(
             scan.path,
-            f"does not show the anatomy of {reference.name}, though both are on one grid and of "
-            "one subject: one of them is of another person, or the head moved",
+            f"{series}does not show the anatomy of {reference.name}, though both are on one grid "
+            "and of one subject: one of them is of another person, or the head moved",
         )
 
 

@@ -96,6 +96,7 @@ class Result:
         measured: lesions, tissues, detail, uncertainty; empty without a real target.
         is_in_register: whether the real target shows the head of the source or, without a model,
             of the synthetic image, in register.
+        is_of_source: whether a synthetic image shows the head of the source that is named for it.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class Result:
     figures: dict[str, Path] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
     is_in_register: bool = True
+    is_of_source: bool = True
     embedded: Embedded | None = None
 
 
@@ -287,6 +289,9 @@ def _against_real(
         is_in_register=show_one_head(
             target, images["model" if job.model is None else "copy"], scans.spacing
         ),
+        is_of_source=job.model is not None
+        or source is None
+        or show_one_head(source, images["model"], scans.spacing),
     )
     # Outside the mask nothing is scored: the synthetic image is shown without the fit.
     panels = replace(plain, synthetic=np.where(inside, fitted["model"], plain.synthetic))

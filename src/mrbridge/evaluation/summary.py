@@ -83,20 +83,33 @@ def lesions_left_out(cases: Sequence[Scored]) -> list[str]:
 
 
 def out_of_register(cases: Sequence[Scored]) -> list[str]:
-    """A sentence on the cases whose two images do not show one head; none if all do."""
-    found = [
-        one.case.name
-        for one in cases
-        if not all(result.is_in_register for result in one.results.values())
-    ]
-    if not found:
-        return []
-    named = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
-    return [
-        f"The two images of {counted(len(found), 'case')} do not show the same anatomy ({named}): "
-        "they are of two people, the head moved between them, or the synthetic one failed. Check "
-        "which files belong together."
-    ]
+    """Sentences on the cases whose images do not show one head: real and synthetic image, or source
+    and synthetic image; none if all do."""
+    remarks = []
+    for is_right, what, why in (
+        (
+            "is_in_register",
+            "two images of {} do not show the same anatomy",
+            "they are of two people, the head moved between them, or the synthetic one failed",
+        ),
+        (
+            "is_of_source",
+            "source and the synthetic image of {} do not show the same anatomy",
+            "its baseline and the visibility of its lesions mean nothing if the source is another",
+        ),
+    ):
+        found = [
+            one.case.name
+            for one in cases
+            if not all(getattr(result, is_right) for result in one.results.values())
+        ]
+        if found:
+            named = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+            remarks.append(
+                f"The {what.format(counted(len(found), 'case'))} ({named}): {why}. Check which "
+                "files belong together."
+            )
+    return remarks
 
 
 def wasserstein(
