@@ -367,7 +367,7 @@ def _in_place(
     """2D images of one size, each (1, rows, columns), 0 is background, without their crops."""
     origins = np.rint([one.origin, other.origin]).astype(int)
     starts = origins - origins.min(axis=0)  # an origin is negative where the margin is beyond
-    ends = starts + [one.shape[1:], other.shape[1:]]
+    ends = starts + np.array([one.shape[1:], other.shape[1:]])
     first, second = images = np.zeros((2, 1, *ends.max(axis=0)), np.float32)
     for image, record, (top, left), (bottom, right) in zip(
         images, (one, other), starts, ends, strict=True
