@@ -14,7 +14,7 @@ from PIL import Image
 
 from mrbridge import io
 
-pytestmark = pytest.mark.usefixtures("quick_phantom")
+pytestmark = pytest.mark.usefixtures("quick_phantom", "blank_figures")
 
 TINY = [
     *("--set", "networks.image_size=32", "--set", "validation_slices=2", "--set", "epochs=1"),

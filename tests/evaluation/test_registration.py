@@ -73,7 +73,7 @@ class TestFound:
         assert asked.result.displacement_mm < 1
 
     def test_a_failed_registration_names_the_scans(self, pair, world, tmp_path):
-        noise = np.random.default_rng(0).rayleigh(200, (40, 40, 40))
+        noise = np.random.default_rng(0).rayleigh(200, (24, 24, 24))
         path = world.save(noise, tmp_path / "noise.nii.gz", AFFINE)
         case = replace(pair.case, images=pair.case.images | {"T2w": path})
         with pytest.raises(

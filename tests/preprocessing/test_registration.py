@@ -102,11 +102,11 @@ class TestMotion:
         assert before < 0.7 < 0.9 < after
 
 
-def test_scans_in_register_stay(head):
-    found = register(head.t2w, head.t1w)
-    typical, worst = errors(head, found.transform, np.eye(4))
-    assert typical < 0.2
-    assert worst < 0.3
+def test_scans_in_register_stay(small):
+    found = register(small.t2w, small.t1w)
+    typical, worst = errors(small, found.transform, np.eye(4))
+    assert typical < 0.3
+    assert worst < 0.5
 
 
 FAR = motion((0, 0, 0), (-90, 40, 30))
@@ -184,19 +184,19 @@ class TestRefusals:
         found = module.Registration(shaken, "rigid", 0.61, 0.6, 0.3, 0.1, 9, 9, 1.0)
         np.testing.assert_array_equal(module._plausible(found).transform, np.eye(4))
 
-    def test_of_a_flat_optimum_the_scans_as_they_are(self, head, monkeypatch):
+    def test_of_a_flat_optimum_the_scans_as_they_are(self, small, monkeypatch):
         """Searches may end next to the best place, by less than half of a thick slice."""
-        near = motion((0, 0, 0), (0, 0, 1.5))
+        near = motion((0, 0, 0), (0, 0, 3))
         monkeypatch.setattr(module._PairSearch, "refined", lambda *_: near)
-        i, j, k = head.t1w.voxels.shape
-        thick = Volume(np.zeros((i, j, k // 2)), head.t1w.affine @ np.diag([1, 1, 2, 1]))
-        t1w, t2w = (resample(scan, thick) for scan in (head.t1w, head.t2w))
+        i, j, k = small.t1w.voxels.shape
+        thick = Volume(np.zeros((i, j, k // 2)), small.t1w.affine @ np.diag([1, 1, 2, 1]))
+        t1w, t2w = (resample(scan, thick) for scan in (small.t1w, small.t2w))
         found = register(t2w, t1w)
-        assert errors(head, found.transform, np.eye(4))[1] < 0.5
+        assert errors(small, found.transform, np.eye(4))[1] < 1
         assert found.after >= found.before
         assert found.residual_mm > 1
         with pytest.raises(InputError, match="falls from"):
-            register(head.t2w, head.t1w)
+            register(small.t2w, small.t1w)
 
 
 @pytest.fixture(scope="module")

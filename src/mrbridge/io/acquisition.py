@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from mrbridge.io.contrast import Identity, agent_in, of_text, says_no_agent, something_else
@@ -78,7 +79,7 @@ class Tags:
     """The tags of one image.
 
     Attributes:
-        header: a pydicom dataset, or a dictionary from keyword to value.
+        header: a pydicom dataset, or a dictionary from keyword to value; it does not change.
     """
 
     header: Any
@@ -110,6 +111,16 @@ class Tags:
         return (value,) if isinstance(value, str | int | float) else value
 
     def _value(self, keyword: Keyword) -> Any:
+        if keyword not in self._read:
+            self._read[keyword] = self._read_value(keyword)
+        return self._read[keyword]
+
+    @cached_property
+    def _read(self) -> dict[Keyword, Any]:
+        """The values that were needed so far: pydicom looks each one up by its keyword's tag."""
+        return {}
+
+    def _read_value(self, keyword: Keyword) -> Any:
         try:
             if isinstance(keyword, str):
                 return self.header.get(keyword)

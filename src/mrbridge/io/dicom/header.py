@@ -134,6 +134,7 @@ def slices_of(file: DicomFile) -> list[Slice]:
         assumed: tuple[str, ...] = (_COMMAS,) if commas else ()
         if not one.numbers("PixelSpacing") and len(one.numbers("ImagerPixelSpacing")) == 2:
             header.PixelSpacing = header.ImagerPixelSpacing
+            one = Slice(header, file)
             assumed += ("its pixel spacing is read from ImagerPixelSpacing",)
         try:
             count = int(header.get("NumberOfFrames") or 0)
