@@ -107,9 +107,10 @@ class TestPairs:
     def test_infinite_scores_are_null_in_json(self, bids, world, tmp_path):
         scan = bids / "sub-01/anat/sub-01_T2w.nii.gz"
         world.save(world.t2w_of(world.t1w_of(1)), tmp_path / "same.nii.gz")
-        result = score(
-            real=scan, synthetic=tmp_path / "same.nii.gz", out=tmp_path / "out", settings=QUICK
-        )
+        with pytest.warns(MrbridgeWarning, match="has the voxels of the real one"):
+            result = score(
+                real=scan, synthetic=tmp_path / "same.nii.gz", out=tmp_path / "out", settings=QUICK
+            )
         psnr = result.summary["to_T2w"]["model"]["plain"]["psnr"]
         assert psnr == {"mean": None, "std": None, "n": 1}
         text = (tmp_path / "out" / "scores.json").read_text()
@@ -353,12 +354,28 @@ class TestFiles:
     def test_images_of_two_subjects_that_were_swapped(self, world, tmp_path):
         for number, other in ((1, 3), (2, 2), (3, 1)):
             world.save(world.t1w_of(number), tmp_path / f"real/sub-0{number}_T1w.nii.gz")
-            made = 1 / (300 + world.t1w_of(other)) * world.inside()
+            made = np.sqrt(300 + world.t1w_of(other)) * world.inside()
             world.save(made, tmp_path / f"made/sub-0{number}_T1w.nii.gz")
         message = r"images of 2 cases do not show the same anatomy \(sub-01, sub-03\)"
         with pytest.warns(MrbridgeWarning, match=message):
             result = score(tmp_path / "real", tmp_path / "made", settings=QUICK)
         assert [one for one in result.remarks if "two people" in one]
+
+    @pytest.mark.parametrize("change", [np.zeros_like, np.ones_like, np.negative])
+    def test_an_image_that_does_not_correlate(self, change, bids, world, tmp_path):
+        made = world.save(change(world.t2w_of(world.t1w_of(1))), tmp_path / "made.nii.gz")
+        with pytest.warns(MrbridgeWarning, match="of 1 case does not correlate"):
+            score(bids / "sub-01/anat/sub-01_T2w.nii.gz", made, settings=QUICK)
+
+    def test_a_mask_of_air(self, bids, synthetic_images, world, tmp_path):
+        mask = world.save(np.indices(world.SHAPE)[0] < 8, tmp_path / "m.nii.gz")
+        with pytest.warns(MrbridgeWarning, match="mask of 1 case is mostly outside of the head"):
+            score(
+                bids / "sub-01/anat/sub-01_T2w.nii.gz",
+                synthetic_images / "sub-01_desc-synth_T2w.nii.gz",
+                mask=mask,
+                settings=QUICK,
+            )
 
     def test_a_source_of_another_subject(self, bids, synthetic_images, tmp_path):
         for number, other in ((1, 1), (2, 3), (3, 2)):

@@ -213,7 +213,8 @@ class TestFiles:
     def test_what_cannot_be_measured_is_left_out(self, single, world, tmp_path):
         world.save(500.0 * world.inside(), single.real)  # no detail to compare with
         mask = world.save(world.inside(), tmp_path / "mask.nii.gz")
-        result = score(single.real, single.synthetic, mask=mask, settings=QUICK)
+        with pytest.warns(MrbridgeWarning, match="does not correlate"):
+            result = score(single.real, single.synthetic, mask=mask, settings=QUICK)
         assert not {"sharpness", "power_ratio_75_100"} & result.measures["to_T2w"].keys()
         answers = {use.use: use.because for use in result.uses}
         assert answers["fine_detail"] == "not measured"
@@ -229,8 +230,9 @@ class TestFiles:
         values = result.cases[0].results["to_T2w"].measured.values
         assert values["coverage"] == pytest.approx(0.59, abs=0.05)
 
-    def test_a_map_with_negative_values_is_refused(self, single, world):
-        bad = world.save(np.full(world.SHAPE, -1.0), single.out / "u.nii.gz")
+    @pytest.mark.parametrize("value", [-1.0, 0.0])
+    def test_a_map_without_positive_values_is_refused(self, value, single, world):
+        bad = world.save(np.full(world.SHAPE, value), single.out / "u.nii.gz")
         with pytest.raises(InputError, match="not an uncertainty map"):
             score(single.real, single.synthetic, uncertainty=bad, settings=QUICK)
 

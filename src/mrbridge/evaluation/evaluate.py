@@ -235,10 +235,10 @@ def _evaluate(
             f"of {counted(len(cases), 'case')}, none could be scored; {name}: {reason}",
             remedy="Correct the scans, or choose others.",
         )
-    misplaced, lesions_left_out = summary.out_of_register(scored), summary.lesions_left_out(scored)
-    for remark in (*misplaced, *(one for one in lesions_left_out if NO_RING in one)):
+    doubts, lesions_left_out = summary.doubts(scored), summary.lesions_left_out(scored)
+    for remark in (*doubts, *(one for one in lesions_left_out if NO_RING in one)):
         warnings.warn(remark, MrbridgeWarning, stacklevel=3)  # not of small lesions, by definition
-    remarks += [*misplaced, *lesions_left_out]
+    remarks += [*doubts, *lesions_left_out]
     used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
     measures, lesions = summary.summarise_measures(scored), summary.lesion_counts(scored)

@@ -244,14 +244,15 @@ class CaseScans:
     @cached_property
     def uncertainty(self) -> Stack | None:
         """The uncertainty map on the grid of the scores, None if there is none; InputError if it
-        has negative values."""
+        has negative values or only zeros."""
         path = self._case.uncertainty
         if path is None:
             return None
         widths = self._on_its_grid(read(path), path, "linear")
-        if widths.min() < 0:
+        if widths.min() < 0 or not widths.any():
+            values = "only zeros" if widths.min() == 0 else "negative values"
             raise InputError(
-                "has negative values, so it is not an uncertainty map",
+                f"has {values}, so it is not an uncertainty map",
                 path=path,
                 remedy="Give half the width of the 90 % interval of every voxel.",
             )

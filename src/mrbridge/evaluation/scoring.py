@@ -38,7 +38,33 @@ if TYPE_CHECKING:
 
 _BASELINE_VOXELS = 500_000  # that a monotone baseline is fitted to, over all cases
 _MOST_VOXELS, _FEWEST_VOXELS = 50_000, 1_000  # of one case
+_MOST_OF_IMAGE, _IN_HEAD = 0.5, 0.5  # share of a mask in the image; of it that is in the head
 _SMALL_SLICE = 0.25  # share of the largest slice's mask below which a slice is not scored
+
+
+DOUBTS = {
+    "copy": (
+        "synthetic image of {} has the voxels of the real one",
+        "it is a copy of it, and its scores mean nothing",
+    ),
+    "unrelated": (
+        "synthetic image of {} does not correlate with the real one",
+        "it is constant, inverted or of something else, and `fit` scores a constant in its place",
+    ),
+    "two heads": (
+        "two images of {} do not show the same anatomy",
+        "they are of two people, the head moved between them, or the synthetic one failed",
+    ),
+    "source": (
+        "source and the synthetic image of {} do not show the same anatomy",
+        "its baseline and the visibility of its lesions mean nothing if the source is another",
+    ),
+    "mask": (
+        "mask of {} is mostly outside of the head",
+        "it is of another scan, or its orientation is wrong",
+    ),
+}
+"""Why the images of a case may not belong together: what is wrong with how many, and why."""
 
 
 class TranslatorLike(Protocol):
@@ -94,9 +120,7 @@ class Result:
         cycle: `cycle` and `noisy`: scores of the source scan after a cycle.
         figures: paths by kind (`slices`, `by_slice`, `lesions`, `reliability`).
         measured: lesions, tissues, detail, uncertainty; empty without a real target.
-        is_in_register: whether the real target shows the head of the source or, without a model,
-            of the synthetic image, in register.
-        is_of_source: whether a synthetic image shows the head of the source that is named for it.
+        doubts: whether the images belong together, by their names in `DOUBTS`.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -108,8 +132,7 @@ class Result:
     voxels: int = 0
     figures: dict[str, Path] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
-    is_in_register: bool = True
-    is_of_source: bool = True
+    doubts: tuple[str, ...] = ()
     embedded: Embedded | None = None
 
 
@@ -286,12 +309,7 @@ def _against_real(
         counts=figures.count_jointly(real[inside], fitted["model"][inside]),
         voxels=int(inside.sum()),
         measured=measure(scans, job.settings, plain, images["model"], widths),
-        is_in_register=show_one_head(
-            target, images["model" if job.model is None else "copy"], scans.spacing
-        ),
-        is_of_source=job.model is not None
-        or source is None
-        or show_one_head(source, images["model"], scans.spacing),
+        doubts=_doubts(job, scans.spacing, target, images, inside),
     )
     # Outside the mask nothing is scored: the synthetic image is shown without the fit.
     panels = replace(plain, synthetic=np.where(inside, fitted["model"], plain.synthetic))
@@ -313,6 +331,27 @@ def _against_real(
         paths["reliability"] = job.figures.with_name(f"{stem}_reliability.png")
         figures.draw_reliability(result.measured.reliability, paths["reliability"])
     return replace(result, figures=paths)
+
+
+def _doubts(
+    job: Job,
+    spacing: tuple[float, float, float] | None,
+    target: Stack,
+    images: Mapping[str, Stack],
+    inside: Mask,
+) -> tuple[str, ...]:
+    made, source, is_file = images["model"], images.get("copy"), job.model is None
+    shown = foreground_mask(target)
+    found = {
+        "copy": is_file and np.array_equal(target, made),
+        "unrelated": is_file and metrics.fit_nonnegative(target, made, inside)[0] == 0,
+        "two heads": not show_one_head(target, images["model" if is_file else "copy"], spacing),
+        "source": is_file and source is not None and not show_one_head(source, made, spacing),
+        "mask": job.case.mask is not None
+        and inside.mean() < _MOST_OF_IMAGE
+        and shown[inside].mean() < _IN_HEAD,
+    }
+    return tuple(doubt for doubt, holds in found.items() if holds)
 
 
 def _embedded(name: str, panels: figures.Panels) -> Embedded:

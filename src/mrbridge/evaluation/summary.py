@@ -13,6 +13,7 @@ from mrbridge.errors import InputError
 from mrbridge.evaluation.cases import Direction
 from mrbridge.evaluation.lesions import Lesion, count
 from mrbridge.evaluation.result import MEASURES, METHODS, Outcome, Scored, Verdict
+from mrbridge.evaluation.scoring import DOUBTS
 from mrbridge.evaluation.tissues import limits_of_agreement
 from mrbridge.reports import counted
 
@@ -82,26 +83,14 @@ def lesions_left_out(cases: Sequence[Scored]) -> list[str]:
     return [f"{' and '.join(keys)}: {text}" for text, keys in directions.items()]
 
 
-def out_of_register(cases: Sequence[Scored]) -> list[str]:
-    """Sentences on the cases whose images do not show one head: real and synthetic image, or source
-    and synthetic image; none if all do."""
+def doubts(cases: Sequence[Scored]) -> list[str]:
+    """A sentence on each doubt whether the images of cases belong together; none if all do."""
     remarks = []
-    for is_right, what, why in (
-        (
-            "is_in_register",
-            "two images of {} do not show the same anatomy",
-            "they are of two people, the head moved between them, or the synthetic one failed",
-        ),
-        (
-            "is_of_source",
-            "source and the synthetic image of {} do not show the same anatomy",
-            "its baseline and the visibility of its lesions mean nothing if the source is another",
-        ),
-    ):
+    for doubt, (what, why) in DOUBTS.items():
         found = [
             one.case.name
             for one in cases
-            if not all(getattr(result, is_right) for result in one.results.values())
+            if any(doubt in result.doubts for result in one.results.values())
         ]
         if found:
             named = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
