@@ -138,6 +138,8 @@ def unwritten(voxels: NDArray[Any]) -> list[str]:
     first, end = int(shown[0]), int(shown[-1])
     if voxels.shape[2] - 1 - end < first + _LARGE_PART * voxels.shape[2]:
         return []
+    if np.isin(voxels[:, :, first : end + 1], (0, voxels.max())).all():
+        return []  # masks of lesions end anywhere
     areas = np.count_nonzero(voxels[:, :, first : end + 1], axis=(0, 1))
     if areas[-1] < max(areas.max() / 2, _FEWEST_SHOWN) or areas[-1] < _SAME * areas[-2]:
         return []
