@@ -355,6 +355,21 @@ class TestObjects:
             np.testing.assert_array_equal(other, made[0])
 
 
+def test_what_is_not_matched(
+    tiny_bundle: Bundle, scan: Path, make_scan: Callable[..., Volume], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.nii.gz"
+    other = io.write(make_scan(7, "T1w"), tmp_path / "sub-07_T1w.nii.gz")
+    mask = io.write(make_scan(7, "T2w"), tmp_path / "sub-07_mask.nii.gz")
+    how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+    with pytest.raises(InputError, match=r"to match is T1w, and the result T2w. Match a T2w"):
+        translate(scan, out, match=other, **how)
+    with pytest.raises(InputError, match=r"sub-07_mask.nii.gz: .*mask.* Match another scan"):
+        translate(scan, out, match=mask, **how)
+    assert not out.exists()
+    translate(scan, out, match=mask, force=True, **how)
+
+
 def test_the_shipped_model_is_the_default(as_shipped: Bundle, scan: Path) -> None:
     volume = io.read(scan)
     expected = translate(volume, model=as_shipped, device="cpu").voxels
@@ -506,10 +521,11 @@ class TestDepthOf2DImages:
         self, tiny_bundle: Bundle, images: dict[int, Path], scan: Path, tmp_path: Path
     ) -> None:
         out = tmp_path / "out.png"
+        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu", "force": True}
         for depth, match in ((8, images[16]), (16, images[8]), (8, scan)):
             with pytest.raises(InputError, match=f"is not a 2D image of {depth} bits"):
-                translate(images[depth], out, model=tiny_bundle, device="cpu", match=match)
-        translate(images[16], out, model=tiny_bundle, device="cpu", match=images[16])
+                translate(images[depth], out, match=match, **how)
+        translate(images[16], out, match=images[16], **how)
 
     @pytest.mark.parametrize("trained", [8, 16])
     @pytest.mark.parametrize("depth", [8, 16])

@@ -121,6 +121,14 @@ class TestSlices:
             with pytest.warns(MrbridgeWarning, match=words):
                 io.read(tmp_path)
 
+    def test_slices_at_an_end_are_missing(self, tmp_path: Path) -> None:
+        made = datasets(marked(), ImagesInAcquisition="7", **T1W)
+        save(tmp_path / "whole", made)
+        assert io.read(tmp_path / "whole").voxels.shape[2] == 7
+        save(tmp_path / "part", made[:5])
+        with pytest.warns(MrbridgeWarning, match="has 5 images, and its header says 7"):
+            io.read(tmp_path / "part")
+
     def test_two_slices_at_one_place(self, tmp_path: Path) -> None:
         made = datasets(marked(), **T1W)
         made[4].ImagePositionPatient = made[3].ImagePositionPatient

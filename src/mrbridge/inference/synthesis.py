@@ -174,6 +174,13 @@ def synthesise(request: Request, scan: Volume, path: Path | None) -> Synthesis:
     translator, settings = request.translator, request.settings
     standard = request.bundle.manifest.standard
     to, notes = request.target_for(scan.contrast), list(scan.notes)
+    matched = None if request.match is None else request.match.contrast
+    if matched not in (None, to) and not settings.force:
+        raise InputError(
+            f"the scan to match is {matched}, and the result {to}",
+            path=path,
+            remedy=f"Match a {to} scan, or use --force.",
+        )
 
     def tell(note: str) -> None:
         notes.append(note)

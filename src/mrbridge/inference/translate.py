@@ -144,7 +144,7 @@ def translate(
         translator = Translator(model, device, settings.planes)
     if settings.to is not None:
         translator.bundle.must_make(settings.to)
-    reference = None if match is None else _reference(translator, match)
+    reference = None if match is None else _reference(translator, match, force=settings.force)
     additional = parse(also)
     request = Request(translator, settings, reference, _output_grid(settings, grid), additional)
     if additional and translator.bundle.manifest.any_contrast is None:
@@ -260,15 +260,17 @@ def _check_settings(
         )
 
 
-def _reference(translator: Translator, match: Scan) -> Volume:
+def _reference(translator: Translator, match: Scan, *, force: bool) -> Volume:
     """The scan whose intensity range is matched, from a path or an object.
 
     Only its brain, if the model takes skull-stripped scans and a brain mask is next to the file.
+    InputError if it is known to be something else than a scan, unless `force`.
     """
-    if not isinstance(match, str | Path):
-        return as_volume(match)
-    path = Path(localise(match))
-    scan, mask = read(path), brain_mask(translator.bundle, path)
+    path = Path(localise(match)) if isinstance(match, str | Path) else None
+    scan = as_volume(match) if path is None else read(path)
+    if scan.other and not force:
+        raise InputError(scan.other, path=path, remedy="Match another scan, or use --force.")
+    mask = None if path is None else brain_mask(translator.bundle, path)
     if mask is None:
         return scan
     brain = find_brain(Head(scan), "mask", mask)

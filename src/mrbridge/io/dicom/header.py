@@ -35,6 +35,7 @@ _TAGS: tuple[Keyword, ...] = (
     SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID
     FrameOfReferenceUID PatientID PatientName PatientBirthDate StudyDate Modality Manufacturer
     ImageType SeriesNumber SeriesDescription ProtocolName InstanceNumber AcquisitionNumber
+    ImagesInAcquisition
     TemporalPositionIdentifier ImageComments DerivationDescription SyntheticData
 
     ScanningSequence SequenceVariant SequenceName PulseSequenceName EchoPulseSequence

@@ -200,6 +200,7 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
         listing.ignored.extend((copy, "is a copy of another file") for copy in copies)
         copied = counted(len(copies), "file is a copy of another", "files are copies of others")
         notes = [f"{copied}; only one of each is read"] if copies else []
+        notes += _fewer_than_stated(kept)
         series += _split(kept, refusal, notes)
     taken: dict[str, set[int | None]] = defaultdict(set)
     for one in series:
@@ -209,6 +210,18 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
     listing.series.extend(series)
     _suspect(listing, alike)
     return listing
+
+
+def _fewer_than_stated(slices: Sequence[Slice]) -> list[str]:
+    """A note if a series has fewer images than its header says: at its ends, there is no gap."""
+    stated = {part.number("ImagesInAcquisition") for part in slices}
+    expected = next(iter(stated)) if len(stated) == 1 else None
+    if not expected or len(slices) >= expected:
+        return []
+    return [
+        f"has {counted(len(slices), 'image')}, and its header says {expected:g} "
+        "(ImagesInAcquisition): some may not have been exported or copied"
+    ]
 
 
 def _suspect(listing: Listing, alike: set[Path]) -> None:
