@@ -219,6 +219,8 @@ def test_unknown_formats_are_refused(tmp_path: Path) -> None:
     (tmp_path / "scan.mgz").touch()
     with pytest.raises(InputError, match="unknown format"):
         io.read(tmp_path / "scan.mgz")
+    with pytest.raises(InputError, match="does not exist"):
+        io.read(tmp_path / "no-scan")
     with pytest.raises(OutputError, match="unknown format"):
         io.write(Volume(np.zeros((2, 2, 2)), np.eye(4)), tmp_path / "scan.bmp")
     assert not io.is_readable("scan.mgz")

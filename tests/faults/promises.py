@@ -287,6 +287,39 @@ PROMISES: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "nibabel images of Analyze files, which have no orientation, and of damaged files are "
+        "refused; those of MINC and AFNI files are translated",
+        [
+            "inference/test_translate.py::TestObjects::test_an_analyze_image_has_no_orientation",
+            "inference/test_translate.py::TestObjects::test_a_damaged_file_of_a_nibabel_image",
+            "inference/test_translate.py"
+            "::TestObjects::test_an_image_of_a_class_that_is_not_written",
+        ],
+    ),
+    (
+        "`--match` refuses masks and scans of another contrast than the result's",
+        ["inference/test_translate.py::test_what_is_not_matched"],
+    ),
+    (
+        "Slices that were copied only in part, or whose number is lower than the DICOM header "
+        "says, are reported",
+        [
+            "io/test_padding.py::test_parts_that_were_not_written",
+            "io/test_padding.py::test_a_dicom_file_that_was_copied_in_part",
+            "io/test_dicom_faults.py::TestSlices::test_slices_at_an_end_are_missing",
+        ],
+    ),
+    (
+        "`evaluate` reports copies of the real scan, synthetic images that do not correlate with "
+        "it, masks outside of the head and sources of other heads",
+        [
+            "evaluation/test_evaluate.py::TestPairs::test_infinite_scores_are_null_in_json",
+            "evaluation/test_evaluate.py::TestFiles::test_an_image_that_does_not_correlate",
+            "evaluation/test_evaluate.py::TestFiles::test_a_mask_of_air",
+            "evaluation/test_evaluate.py::TestFiles::test_a_source_of_another_subject",
+        ],
+    ),
+    (
         "DICOM studies with a placeholder as PatientID are not those of one person; one PatientID "
         "of several people is reported",
         [
@@ -321,6 +354,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         [
             "io/test_nifti.py::test_a_sidecar_of_another_scan",
             "io/test_nifti.py::test_a_sidecar_says_that_a_scan_is_synthetic",
+            "io/test_nifti.py::test_sidecars_further_up_in_a_bids_dataset",
         ],
     ),
     (
@@ -340,6 +374,11 @@ PROMISES: list[tuple[str, list[str]]] = [
         [
             "evaluation/test_evaluate.py::TestPairs::test_scans_of_two_subjects_that_were_swapped",
             "evaluation/test_evaluate.py::TestFiles::test_images_of_two_subjects_that_were_swapped",
+            "dataset/test_prepare.py::test_scans_of_one_subject_that_show_two_heads_are_reported",
+            "dataset/test_prepare.py"
+            "::test_2d_images_of_one_subject_that_show_two_heads_are_reported",
+            "dataset/test_prepare_dicom.py"
+            "::test_series_of_one_patient_that_show_two_heads_are_reported",
         ],
     ),
     (

@@ -64,6 +64,8 @@ def read(
 
             chosen = dicom.choose_series(dicom.find_series(path, files), None, series, force=force)
             return dicom.read_series(chosen, allow_gaps=allow_gaps)
+        if not path.exists():
+            raise InputError("does not exist", path=path, remedy="Check the path.")
         raise InputError(
             "has an unknown format",
             path=path,
