@@ -218,28 +218,19 @@ class Translator:
         """Whether the bundle makes uncertainty maps of this direction."""
         return all(self._factors(one) for one in self.bundle.averaged(direction))
 
-    def translate_slices(
-        self,
-        slices: Stack,
-        to: str,
-        *,
-        foreground: Mask | None = None,
-        least: tuple[int, int] | None = None,
-    ) -> Stack:
+    def translate_slices(self, slices: Stack, to: str, *, foreground: Mask | None = None) -> Stack:
         """Translate preprocessed slices.
 
         Args:
             slices: shape (slices, rows, columns), range [-1, 1].
             foreground: the same shape; slices with almost none become background (-1), those with
                 little are computed in float32.
-            least: rows and columns to which smaller slices are padded; None takes the bundle's
-                `least_size`, which suits axial slices.
 
         Returns:
             The same shape and range, float32.
         """
         translate = self.slice_translator(self.bundle.direction((None,), to))
-        return translate([slices], foreground, least)[0]
+        return translate([slices], foreground, None)[0]
 
     def pixels(self, volume: Volume) -> int:
         """How many pixels a generator of the pair computes at most to translate a volume."""
