@@ -19,7 +19,7 @@ from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.preprocessing.intensity import IntensityNormalisation
 from mrbridge.volume import CONTRASTS
 
-FOUR = UNetSettings(levels=3, features=4, max_features=8, refine=4, inputs=5, outputs=4)
+FOUR = UNetSettings(levels=2, features=4, max_features=8, refine=4, inputs=5, outputs=4)
 WIDTH = 2
 
 
