@@ -33,6 +33,9 @@ Such slices are computed in float32."""
 _BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
 """Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
 
+_LEAST_MARGIN = 4
+"""Pixels around the head that stay, where a smaller margin than that of the slices saves padding."""
+
 _MOST_THREADS = 8
 """The maximum number of batches that a CPU computes at the same time; each takes about 60 MB."""
 
@@ -113,8 +116,9 @@ class SliceTranslator:
             The same shape and range, float32; with a scale head also the scale of the error.
         """
         shape = stacks[0].shape
-        sizes = zip(shape[1:], least or 2 * (self.least_size,), strict=True)
-        rows, columns = (size_multiple(max(size), self.multiple) for size in sizes)
+        box, padded = self._box(shape, foreground, least or 2 * (self.least_size,))
+        stacks = [stack[box] for stack in stacks]
+        rows, columns = padded
         wanted = np.arange(shape[0])
         faint = np.zeros(shape[0], bool)
         if foreground is not None:
@@ -125,22 +129,44 @@ class SliceTranslator:
         made = [np.full(shape, -1, np.float32)]
         if self.head is not None:
             made.append(np.zeros(shape, np.float32))
+        results = [part[box] for part in made]
         size = max(1, _BATCH_PIXELS[self.device.type] // (rows * columns))
         is_one_batch = len(wanted) <= size
         for in_float32 in (False, True):
             chosen = wanted[faint[wanted] == in_float32]
             batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
-            work = partial(self._work, stacks, made, (rows, columns), in_float32)
+            work = partial(self._work, stacks, results, padded, in_float32)
             if is_one_batch or self.device.type != "cpu":
                 calls = work(batches)
             else:
                 calls = in_threads(work, batches, _MOST_THREADS)
             for _ in track(calls, "slices", len(batches)):
                 pass
-        for _ in in_threads(partial(_between, stacks[0], made), skipped, _MOST_THREADS):
+        for _ in in_threads(partial(_between, stacks[0], results), skipped, _MOST_THREADS):
             pass
         return tuple(made)
+
+    def _box(
+        self, shape: tuple[int, ...], foreground: Mask | None, least: tuple[int, int]
+    ) -> tuple[tuple[slice, ...], tuple[int, int]]:
+        """What of the slices is computed, and the rows and columns to which that is padded.
+
+        It is all of them, unless less of the margin around the foreground is less padding.
+        """
+        box, padded = [slice(None)], []
+        for axis, smallest in ((1, least[0]), (2, least[1])):
+            first, last = 0, shape[axis]
+            size = size_multiple(max(last, smallest), self.multiple)
+            inside = [] if foreground is None else np.flatnonzero(foreground.any((0, 3 - axis)))
+            if len(inside):
+                low, high = inside[0] - _LEAST_MARGIN, inside[-1] + 1 + _LEAST_MARGIN
+                low, high = max(low, 0), min(high, last)
+                if size_multiple(max(high - low, smallest), self.multiple) < size:
+                    first, last = low, high
+            box.append(slice(first, last))
+            padded.append(size_multiple(max(last - first, smallest), self.multiple))
+        return tuple(box), (padded[0], padded[1])
 
     def _work(
         self,
