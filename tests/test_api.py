@@ -217,6 +217,21 @@ WRONG = [
 ]
 
 
+def test_a_scan_is_checked_without_torch(tmp_path: Path, make_scan: Callable[..., Volume]) -> None:
+    """The command line imports it meanwhile."""
+    image = tmp_path / "scan.nii.gz"
+    io.write(make_scan(3, "T1w"), image)
+    program = (
+        "import sys, mrbridge, mrbridge.io\n"
+        "from mrbridge.inference.input_check import check\n"
+        "from mrbridge.inference.translate import translate\n"
+        "translator = mrbridge.Translator('shipped', planes='all')\n"
+        f"check(mrbridge.io.read({str(image)!r}), 'T2w', translator.bundle.contrasts)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_plain_mistakes_are_reported_without_torch(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")

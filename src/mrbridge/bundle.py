@@ -10,28 +10,31 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors
 
 from mrbridge.errors import BundleError, InputError, SettingsError, SizeError
 from mrbridge.extensions import require
 from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.manifest import VERSION, BundleManifest, Direction, card, in_words
 from mrbridge.models import bundle_folder, locate
-from mrbridge.networks.build import Generator, build_generator
 from mrbridge.networks.settings import GeneratorExtension, GeneratorSettings
-from mrbridge.networks.unet import ScaleHead, UNet
 from mrbridge.text import parse_json, short_repr
 
+if TYPE_CHECKING:
+    # PyTorch, which takes a second to import; the networks need it, not what says what they do.
+    from torch.nn import Module
+
+    from mrbridge.networks.build import Generator
+    from mrbridge.networks.unet import ScaleHead
+
 _MOST_BYTES = 1 << 20  # of bundle.json
-_Network = TypeVar("_Network", bound=torch.nn.Module)
+_Network = TypeVar("_Network", bound="Module")
 _TRIES = 100  # each fails only if a training has just replaced the bundle
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
@@ -44,13 +47,13 @@ class Bundle:
     Attributes:
         manifest: what `bundle.json` says.
         weights: tensors by name, `to_target.…`, `to_source.…`, `to_any.…` and, of scale heads,
-            `to_target_scale.…` and so on; those of a loaded bundle are memory-mapped.
+            `to_target_scale.…` and so on; those of a loaded bundle are read when they are used.
         path: its folder; None if it is only in memory.
         allow_code: whether code that it names may be imported.
     """
 
     manifest: BundleManifest
-    weights: dict[str, Any]
+    weights: Mapping[str, Any]
     path: Path | None = None
     allow_code: bool = False
 
@@ -182,8 +185,8 @@ class Bundle:
         """The tensors of a generator or scale head, without their prefix."""
         prefix = f"{name}."
         return {
-            key.removeprefix(prefix): value
-            for key, value in self.weights.items()
+            key.removeprefix(prefix): self.weights[key]
+            for key in self.weights
             if key.startswith(prefix)
         }
 
@@ -193,6 +196,10 @@ class Bundle:
         Raises:
             BundleError: the weights do not fit the networks.
         """
+        import torch
+
+        from mrbridge.networks.build import build_generator
+
         networks, more = self.manifest.networks, self.manifest.any_contrast
         settings: GeneratorSettings = networks.generator
         if name == "to_any" and more is not None:
@@ -209,6 +216,10 @@ class Bundle:
         Raises:
             BundleError: the weights do not fit.
         """
+        import torch
+
+        from mrbridge.networks.unet import ScaleHead, UNet
+
         known = self.manifest.any_contrast if name == "to_any" else self.manifest.uncertainty
         if known is None or not known.width or not isinstance(generator, UNet):
             return None
@@ -235,11 +246,35 @@ class Bundle:
         return network.eval().requires_grad_(False)
 
 
-def save_bundle(manifest: BundleManifest, weights: dict[str, Any], folder: str | Path) -> Bundle:
+class _Weights(Mapping[str, Any]):
+    """The tensors of an open file of safetensors, which may be replaced meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, framework="np")  # which does not import PyTorch
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Any:
+        import torch
+
+        return torch.from_numpy(self._file.get_tensor(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def save_bundle(manifest: BundleManifest, weights: Mapping[str, Any], folder: str | Path) -> Bundle:
     """Write a bundle; an earlier one stays complete until the new one is.
 
     Scores that are not finite are left out, since JSON cannot hold them.
     """
+    from safetensors.torch import save as save_safetensors
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = save_safetensors({name: value.contiguous().cpu() for name, value in weights.items()})
@@ -321,8 +356,8 @@ def read_manifest(model: str | Path) -> BundleManifest:
 def load_bundle(model: str | Path, *, allow_code: bool = False) -> Bundle:
     """Load the bundle of a run, a bundle's folder or `shipped`, checking every byte of the weights.
 
-    The weights are memory-mapped, so that an unused generator takes no memory. If a training
-    replaces the bundle meanwhile, the new one is loaded.
+    A generator takes no memory until it is used. If a training replaces the bundle meanwhile, the
+    new one is loaded.
 
     Args:
         model: the path of a run or bundle, or `shipped`.
@@ -360,11 +395,9 @@ def _load_weights(folder: Path, manifest: BundleManifest, allow_code: bool) -> B
     if sha256_of(path) != manifest.weights_sha256:
         raise _damaged("the weights are not those that bundle.json names (checksum differs)", path)
     try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Bundle(manifest, _Weights(path), folder, allow_code)
     except SafetensorError as error:
         raise _damaged(f"is damaged ({error})", path) from None
-    return Bundle(manifest, weights, folder, allow_code)
 
 
 def _damaged(what: str, path: Path | None) -> BundleError:

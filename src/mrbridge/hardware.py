@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +14,7 @@ import torch
 
 from mrbridge.errors import SettingsError
 from mrbridge.quiet import Shared
+from mrbridge.threads import tune_malloc
 
 T = TypeVar("T")
 
@@ -163,13 +162,6 @@ def keep_memory() -> None:
     a training call it. A program that calls `mrbridge.train` may opt in by calling it first.
 
     By default, glibc maps large blocks again each time, and each new page costs a page fault: a
-    training step that allocates and frees a gigabyte spends a tenth of its time on them. Without
-    glibc this does nothing. Source: `mallopt(3)`.
+    training step that allocates and frees a gigabyte spends a tenth of its time on them.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mmap_max, trim_threshold = -4, -1
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
+    tune_malloc(mmap_max=0, trim_threshold=2**31 - 1)

@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait for each other.
+"""How many threads compute, how they wait for each other, and how they get memory.
 
 Libraries read this from the environment when they are loaded. So the command line and worker
 processes set it before they import PyTorch; this module does not import it.
@@ -6,8 +6,10 @@ processes set it before they import PyTorch; this module does not import it.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,3 +118,15 @@ def sharing_the_machine() -> Iterator[None]:
 def is_count_given() -> bool:
     """Whether the user has set the number of threads (`OMP_NUM_THREADS`)."""
     return os.environ.get("OMP_NUM_THREADS") not in (None, os.environ.get(_CHOSEN))
+
+
+_MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4, "arena_max": -8}
+
+
+def tune_malloc(**parameters: int) -> None:
+    """Set parameters of the memory allocator of this process by `mallopt(3)`; without glibc this
+    does nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for name, value in parameters.items():
+            mallopt(_MALLOPT[name], value)

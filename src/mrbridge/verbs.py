@@ -171,7 +171,9 @@ def translate(options: options_of.Translate, settings: TranslateSettings) -> Non
     with quick_imports():
         from mrbridge.bundle import load_bundle
         from mrbridge.inference.translate import translate as run
+        from mrbridge.threads import tune_malloc
 
+    tune_malloc(arena_max=1)  # or each thread keeps memory that the others cannot use
     named = options.model_dump(include={"match", "grid", "also", "device"})
     bundle = load_bundle(place, allow_code=options.allow_code)
     named |= {"model": bundle, "settings": settings, "workers": workers}

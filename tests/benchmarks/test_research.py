@@ -175,7 +175,7 @@ def test_shares_lie_between_the_shipped_model_and_the_end_of_a_run(
     settings = tiny("bridge", simulated_weight=0.0).changed({"networks": networks})
     run = train(small_store, tmp_path / "run", settings, device="cpu", start=tiny_bundle.path).path
     monkeypatch.setattr(quality, "SHIPPED", tiny_bundle.path)
-    shares = quality.by_share(lambda path: load_bundle(path).weights, run, (0.0, 1.0))
+    shares = quality.by_share(lambda path: dict(load_bundle(path).weights), run, (0.0, 1.0))
     result = {one["share"]: one["scores"] for one in shares}
     last = load_checkpoint(run / "checkpoints" / "last.ckpt")["networks"]
     for name, first in tiny_bundle.weights.items():

@@ -311,6 +311,25 @@ def test_the_network_gets_the_slices_that_show_something(
     np.testing.assert_array_equal(nothing, -1)
 
 
+def test_a_smaller_margin_saves_padding_in_three_planes(
+    identity: Translator, copying: Copying
+) -> None:
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 37, 60)).astype(np.float32)
+    foreground = np.zeros(slices.shape, bool)
+    foreground[:, :29, 20:52] = True  # without margin at the top, with 20 and 8 at the sides
+    translate = identity.slice_translator(identity.bundle.direction(("T1w",), "T2w"))
+    (made,) = translate([slices], foreground, None, tight=True)
+    assert copying.shapes == [(3, 48, 48)]
+    np.testing.assert_array_equal(made[:, :, 16:56], slices[:, :, 16:56])
+    assert (made[:, :, :16] == -1).all()
+    assert (made[:, :, 56:] == -1).all()
+    translate([slices], foreground, None)
+    assert copying.shapes[1:] == [(3, 48, 64)], "one plane"
+    foreground[:, :, 5:] = True  # so that nothing is saved
+    (made,) = translate([slices], foreground, None, tight=True)
+    np.testing.assert_array_equal(made, slices)
+
+
 def test_slices_get_as_much_around_them_as_in_training(
     tiny_bundle: Bundle, copying: Copying
 ) -> None:

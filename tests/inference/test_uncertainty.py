@@ -62,7 +62,7 @@ def test_planes_that_differ_are_uncertain(
     levels = iter((-0.5, 0.1, 1.0))
 
     def translate(
-        self: SliceTranslator, stacks: list[np.ndarray], *rest: object, every_second: bool
+        self: SliceTranslator, stacks: list[np.ndarray], *rest: object, tight: bool
     ) -> tuple[np.ndarray, ...]:
         return (np.full(stacks[0].shape, next(levels), np.float32),)
 

@@ -232,11 +232,9 @@ def _extents(head: Head) -> list[float]:
 def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
     """Intensities of the tissues where the template has them, without a smooth bias field."""
     parts = template()
-    slices = head.slices
-    background = float(np.median(slices[slices <= np.percentile(slices, 10)]))
     image = shrunk_to(head.volume, 2.0)
     assert image.affine is not None
-    voxels = image.voxels - background
+    voxels = image.voxels - np.float32(head.levels[0])
     back = np.linalg.inv(image.affine) @ fit.transform
     places, top = moved(parts.places, back), np.array(voxels.shape) - 0.5
     inside = ((places >= -0.5) & (places <= top)).all(axis=1)

@@ -115,7 +115,7 @@ def translate_batch(
         items,
         workers=workers,
         label="translate",
-        imports=("mrbridge.inference.translator",),
+        imports=("mrbridge.inference.slices",),
     )
     outcomes = release_when_done(outcomes, items, lambda item: [item.source, item.output])
     interrupted = False

@@ -8,6 +8,7 @@ template's maps of grey and white matter, which nilearn ships, then tell the tis
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from mrbridge.preprocessing.template import (
     outline,
     surrounded_by_fluid,
 )
+from mrbridge.threads import usable_cores
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -76,12 +78,13 @@ class Template:
 
 def _averaged(values: Array, factors: tuple[int, ...]) -> Array:
     """Means over blocks of voxels; an incomplete block at the end is dropped."""
-    whole = tuple(slice(size // by * by) for size, by in zip(values.shape, factors, strict=True))
     for axis, by in enumerate(factors):
-        if by > 1:
-            values = values[tuple(whole[a] if a == axis else slice(None) for a in range(3))]
-            shape = (*values.shape[:axis], values.shape[axis] // by, by, *values.shape[axis + 1 :])
-            values = values.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
+        along = np.moveaxis(values, axis, 0)
+        length = len(along) // by * by
+        total = along[:length:by]
+        for first in range(1, by):
+            total = total + along[first:length:by]
+        values = np.moveaxis(total if by == 1 else total / np.float32(by), 0, axis)
     return values
 
 
@@ -99,23 +102,14 @@ def shrunk_to(volume: Volume, spacing_mm: float) -> Volume:
     return Volume(_averaged(volume.voxels.astype(np.float32, copy=False), factors), affine)
 
 
-def _halved(values: NDArray[np.uint8]) -> Array:
-    """Means over blocks of 2x2x2 voxels; an incomplete block at the end is dropped."""
-    size = [length // 2 * 2 for length in values.shape]
-    total = values[: size[0], : size[1], : size[2]].astype(np.uint16)
-    total = total[::2] + total[1::2]
-    total = total[:, ::2] + total[:, 1::2]
-    total = total[:, :, ::2] + total[:, :, 1::2]
-    return np.asarray(total / np.float32(8), np.float32)
-
-
 @lru_cache(maxsize=1)
 def template() -> Template:
     """The template; computed the first time."""
     from mrbridge.io.icbm152 import icbm152  # only if asked: it needs nibabel
 
     head, grey, white = (
-        _halved(one) / np.float32(255) for one in (icbm152("t1"), icbm152("gm"), icbm152("wm"))
+        _averaged(icbm152(name).astype(np.float32), (2, 2, 2)) / np.float32(255)
+        for name in ("t1", "gm", "wm")
     )
     place = np.diag([2.0, 2.0, 2.0, 1.0])
     place[:3, 3] = _CORNER + 0.5
@@ -274,10 +268,11 @@ def find_template(head: Head) -> Fit | None:
         ranked.append((value, round(size, 3), start, search))
     ranked.sort(key=lambda one: -one[0])
     chosen = {size: (start, search) for _, size, start, search in reversed(ranked)}
-    ends = [(*search.placed(start), search) for start, search in chosen.values()]
-    ends.sort(key=lambda end: -likely(end[0], 1 / end[1].GetScale()))
-    fits = [(value, np.linalg.inv(from_sitk(end))) for value, end, _ in ends]
-    fits += [search.shaped(value, end) for value, end, search in ends[:2]]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        placed = pool.map(lambda one: (*one[1].placed(one[0]), one[1]), chosen.values())
+        ends = sorted(placed, key=lambda end: -likely(end[0], 1 / end[1].GetScale()))
+        fits = [(value, np.linalg.inv(from_sitk(end))) for value, end, _ in ends]
+        fits += pool.map(lambda end: end[2].shaped(*end[:2]), ends[:2])
     value, transform = max(fits, key=lambda fit: likely(fit[0], size_of(fit[1])))
     result = Fit(transform, value, "upright", value)
     search = ranked[0][3]

@@ -9,11 +9,13 @@ nothing was fitted; docs/explanation/trust.md has the figures.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mrbridge.errors import ScanRefused
 from mrbridge.inference.appearance import MARGIN_MM, Appearance, measure
+from mrbridge.inference.head_position import template
 from mrbridge.preprocessing.foreground import FoundHead, Head, black_background, crop_to_head
 from mrbridge.volume import CONTRASTS, Verdict, Volume
 
@@ -79,7 +81,10 @@ def check(
     contrast = scan.contrast
     if contrast is None and to in contrasts[:2]:
         contrast = next(one for one in contrasts if one != to)
-    found = crop_to_head(black_background(scan, contrast), MARGIN_MM)
+    with ThreadPoolExecutor(1) as pool:
+        if is_head and not scan.is_2d:
+            pool.submit(template)  # a third of a second, the first time
+        found = crop_to_head(black_background(scan, contrast), MARGIN_MM)
     if is_head:
         verdict = _check_head(found.head, contrast, scan.contrast is not None)
     else:

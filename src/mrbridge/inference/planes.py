@@ -37,6 +37,9 @@ CLOSE_MM = 1.3
 """Of slices closer than this, the generators of the pair compute every second one if there are
 three planes (docs/decisions/0011-planes.md)."""
 
+LEAST_MARGIN = 4
+"""Pixels around the head that stay in each of three planes if a smaller margin saves padding."""
+
 _LEAST_VARIANCE = 0.0005
 """Where the given image varies less, `between` does not follow its detail."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrbridge.hardware import fast_bfloat16, in_threads
-from mrbridge.inference.planes import Mask, Stack, between, in_three_planes
+from mrbridge.inference.planes import LEAST_MARGIN, Mask, Stack, between, in_three_planes
 from mrbridge.kernels import weight_cache
 from mrbridge.manifest import Direction
 from mrbridge.networks.build import Generator
@@ -32,9 +32,6 @@ Such slices are computed in float32."""
 
 _BATCH_PIXELS = {"cpu": 4 * 256 * 256, "cuda": 32 * 256 * 256}
 """Larger batches leave the caches of a CPU; a GPU needs them to be busy."""
-
-_LEAST_MARGIN = 4
-"""Pixels around the head that stay, where a smaller margin than that of the slices saves padding."""
 
 _MOST_THREADS = 8
 """The maximum number of batches that a CPU computes at the same time; each takes about 60 MB."""
@@ -75,17 +72,18 @@ class SliceTranslator:
         """
         around = self.least_size - stacks[0].shape[1]  # rows around the head in slices of training
         is_of_pair = self.direction.settings is None  # others lose lesions if slices are skipped
+        is_volume = planes != ("axial",)
 
         def make(
             parts: list[Stack], foreground: Mask, close: bool = False
         ) -> tuple[tuple[Stack, ...], Mask]:
             least = (parts[0].shape[1] + around, self.least_size)
-            made = self(parts, foreground, least, every_second=close and is_of_pair)
+            made = self(parts, foreground, least, close and is_of_pair, tight=is_volume)
             squares = (made[0] ** 2,) if spread else ()
             return (*made, *squares), shares_of(foreground) >= EMPTY
 
         foreground = preprocessed.foreground
-        if planes == ("axial",):
+        if not is_volume:
             image, *others = make(stacks, foreground)[0]
         else:
             image, *others = in_three_planes(stacks, foreground, preprocessed.grid, make)
@@ -102,6 +100,7 @@ class SliceTranslator:
         foreground: Mask | None,
         least: tuple[int, int] | None,
         every_second: bool = False,
+        tight: bool = False,
     ) -> tuple[Stack, ...]:
         """Translate slices.
 
@@ -111,12 +110,16 @@ class SliceTranslator:
                 computed in float32; None computes all.
             least: rows and columns to which smaller slices are padded; None: `least_size`.
             every_second: compute every second slice; `between` makes the others from these.
+            tight: leave out a part of the margin around the foreground if that saves padding; it
+                becomes background.
 
         Returns:
             The same shape and range, float32; with a scale head also the scale of the error.
         """
         shape = stacks[0].shape
-        box, padded = self._box(shape, foreground, least or 2 * (self.least_size,))
+        box, padded = self._box(
+            shape, foreground if tight else None, least or 2 * (self.least_size,)
+        )
         stacks = [stack[box] for stack in stacks]
         rows, columns = padded
         wanted = np.arange(shape[0])
@@ -150,17 +153,17 @@ class SliceTranslator:
     def _box(
         self, shape: tuple[int, ...], foreground: Mask | None, least: tuple[int, int]
     ) -> tuple[tuple[slice, ...], tuple[int, int]]:
-        """What of the slices is computed, and the rows and columns to which that is padded.
+        """What of the slices is computed, and to how many rows and columns that is padded.
 
-        It is all of them, unless less of the margin around the foreground is less padding.
+        It is all of them, unless the foreground with `LEAST_MARGIN` needs less padding.
         """
         box, padded = [slice(None)], []
         for axis, smallest in ((1, least[0]), (2, least[1])):
             first, last = 0, shape[axis]
             size = size_multiple(max(last, smallest), self.multiple)
-            inside = [] if foreground is None else np.flatnonzero(foreground.any((0, 3 - axis)))
-            if len(inside):
-                low, high = inside[0] - _LEAST_MARGIN, inside[-1] + 1 + _LEAST_MARGIN
+            if foreground is not None and foreground.any():
+                inside = np.flatnonzero(foreground.any(axis=(0, 3 - axis)))
+                low, high = inside[0] - LEAST_MARGIN, inside[-1] + 1 + LEAST_MARGIN
                 low, high = max(low, 0), min(high, last)
                 if size_multiple(max(high - low, smallest), self.multiple) < size:
                     first, last = low, high

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
-from mrbridge.hardware import choose_device
-from mrbridge.inference.planes import Mask, Stack, height, how_many_computed, planes_for
-from mrbridge.inference.slices import SliceTranslator
+from mrbridge.inference.planes import (
+    LEAST_MARGIN,
+    Mask,
+    Stack,
+    height,
+    how_many_computed,
+    planes_for,
+)
+from mrbridge.interruption import held
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.manifest import AnyContrast, Direction, Uncertainty
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.networks.build import Generator
-from mrbridge.networks.unet import ScaleHead
 from mrbridge.preprocessing.foreground import FoundHead, black_background, crop_to_head
 from mrbridge.preprocessing.geometry import size_multiple, slice_grid
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
@@ -27,6 +31,14 @@ from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import grid_difference
 from mrbridge.settings import Planes
 from mrbridge.volume import CONTRASTS, Volume
+
+if TYPE_CHECKING:
+    # PyTorch takes a second to import; a scan is read and checked meanwhile.
+    import torch
+
+    from mrbridge.inference.slices import SliceTranslator
+    from mrbridge.networks.build import Generator
+    from mrbridge.networks.unet import ScaleHead
 
 
 class Translator:
@@ -42,7 +54,6 @@ class Translator:
 
     Attributes:
         bundle: the model.
-        device: the `torch.device` that computes.
         planes: `axial` or `all`.
 
     Raises:
@@ -60,24 +71,33 @@ class Translator:
             raise SettingsError(
                 f"there are no planes '{planes}'", remedy=f"Choose {' or '.join(get_args(Planes))}."
             )
-        self.device = choose_device(device)
+        self._device = device
+        if device not in ("auto", "cpu"):
+            self.device  # noqa: B018  # there may be no such device
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
         self.planes = planes or self.bundle.manifest.planes
         self._networks: dict[str, Generator] = {}
         self._heads: dict[str, ScaleHead | None] = {}
 
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        from mrbridge.hardware import choose_device
+
+        return choose_device(self._device)
+
     def __reduce__(self) -> tuple[Any, ...]:
         path = self.bundle.path
         if path is None:
-            return Translator, (self.bundle, self.device.type, self.planes)
+            return Translator, (self.bundle, self._device, self.planes)
         model = SHIPPED if is_installed(path) else str(path.absolute())
         allow_code = self.bundle.allow_code
-        return _opened, (model, self.bundle.hash, self.device.type, self.planes, allow_code)
+        return _opened, (model, self.bundle.hash, self._device, self.planes, allow_code)
 
     def __repr__(self) -> str:
         bundle = self.bundle
         model = bundle.path or "in memory"
-        return f"Translator({' ↔ '.join(bundle.contrasts)}, {model}, {self.device}, {self.planes})"
+        return f"Translator({' ↔ '.join(bundle.contrasts)}, {model}, {self._device}, {self.planes})"
 
     def translate(
         self,
@@ -250,6 +270,8 @@ class Translator:
             return slices * padded(rows) * padded(columns)
         upright = padded(height(slices, grid))
         assert grid.spacing is not None
+        spare = 2 * max(0, int(found.margin_mm / grid.spacing[1]) - LEAST_MARGIN)
+        rows, columns = rows - spare, columns - spare
         sizes = (
             (slices, padded(rows) * padded(columns)),
             (rows, upright * padded(columns)),
@@ -285,6 +307,9 @@ class Translator:
         self, direction: Direction, network: Generator | None = None, *, with_scale: bool = False
     ) -> SliceTranslator:
         """What computes slices of a direction, with the bundle's network or another one."""
+        with held():  # as any import: `mrbridge.interruption`
+            from mrbridge.inference.slices import SliceTranslator
+
         settings = direction.settings or self.bundle.manifest.networks.generator
         return SliceTranslator(
             self._network(direction) if network is None else network,

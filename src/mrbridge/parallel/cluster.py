@@ -6,12 +6,10 @@ setting of the scheduler, 3 by default) have died at it.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import logging
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,7 @@ from typing import Any
 from mrbridge.errors import MrbridgeError, SettingsError
 from mrbridge.parallel import Item, Outcome, Result, call, killed, packed, use_one_thread
 from mrbridge.quiet import at_level
+from mrbridge.threads import tune_malloc
 
 log = logging.getLogger(__name__)
 
@@ -155,13 +154,8 @@ def keep_some_memory() -> None:
     page fault for every 4 KiB: a translation takes 1.7 times as long. Source: `mallopt(3)`, and
     "pre-spawn-environ" in Dask's configuration reference.
     """
-    if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(mmap_threshold, 32 << 20)  # the largest that it accepts
-        mallopt(trim_threshold, 256 << 20)
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        tune_malloc(mmap_threshold=32 << 20, trim_threshold=256 << 20)  # the first: its maximum
 
 
 def _oldest(

@@ -60,9 +60,14 @@ class Head:
             self.foreground = foreground  # takes the place of the cached property
 
     @cached_property
+    def levels(self) -> tuple[float, float]:
+        """Intensities of the background and of what is bright."""
+        return _levels(self.slices)
+
+    @cached_property
     def foreground(self) -> Mask:
         """Where the head is, (slices, rows, columns), see `foreground_mask`."""
-        return foreground_mask(self.slices)
+        return foreground_mask(self.slices, self.levels)
 
     @cached_property
     def mask(self) -> Mask:
@@ -123,7 +128,15 @@ def black_background(
     return volume
 
 
-def foreground_mask(slices: Stack) -> Mask:
+def _levels(slices: Stack) -> tuple[float, float]:
+    """The median of the darkest tenth, and the 99.9th percentile, or the maximum if that is not
+    brighter."""
+    dark, bright = np.percentile(slices, (10, 99.9)).astype(slices.dtype)
+    background = float(np.median(slices[slices <= dark]))
+    return background, float(bright if bright > background else slices.max())
+
+
+def foreground_mask(slices: Stack, levels: tuple[float, float] | None = None) -> Mask:
     """Where the head (or the skull-stripped brain) is, holes filled slice by slice.
 
     The threshold is Otsu's (IEEE Trans. SMC 9:62, 1979) on the square root of the intensities,
@@ -132,13 +145,12 @@ def foreground_mask(slices: Stack) -> Mask:
 
     Args:
         slices: intensities of any unit, (slices, rows, columns).
+        levels: `Head.levels`, if they are known.
 
     Returns:
         A mask of the same shape; empty for a constant image.
     """
-    dark, bright = np.percentile(slices, (10, 99.9)).astype(slices.dtype)
-    background = float(np.median(slices[slices <= dark]))
-    top = float(bright if bright > background else slices.max())
+    background, top = levels or _levels(slices)
     if not top > background:
         return np.zeros(slices.shape, bool)
     roots = (slices - background) / (top - background)
@@ -415,8 +427,9 @@ def _content(voxels: NDArray[Any]) -> Crop | None:
 
 def _box(head: Head) -> NDArray[np.int_] | None:
     """The box of the foreground: first voxel and one past the last one, (2, 3 axes)."""
-    boxes = ndimage.find_objects(_large_pieces(head.mask).view(np.uint8))
-    return np.array([(side.start, side.stop) for side in boxes[0]]).T if boxes else None
+    head_only = _large_pieces(head.mask)
+    shown = [np.flatnonzero(head_only.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return np.array([(n[0], n[-1] + 1) for n in shown]).T if len(shown[0]) else None
 
 
 def _faces(voxels: NDArray[Any]) -> NDArray[np.float64]:

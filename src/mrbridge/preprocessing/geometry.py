@@ -113,17 +113,22 @@ def slice_grid(volume: Volume, spacing_mm: float | None) -> SliceGrid:
     return SliceGrid(transform, (count, high, wide), (count, rows, columns), affine, new)
 
 
-def from_slices(slices: NDArray[Any], grid: SliceGrid) -> NDArray[np.float32]:
+def from_slices(slices: NDArray[Any], grid: SliceGrid) -> NDArray[Any]:
     """Undo `to_slices`: voxels in the shape and orientation of the source.
 
     Bit-identical if nothing was resampled, otherwise up to the error of interpolation.
 
     Args:
         slices: (slices, rows, columns) of `grid.shape`.
+
+    Returns:
+        float32; of masks bool, if nothing was resampled.
     """
     if slices.shape != grid.shape:
         raise ValueError(f"slices have the shape {slices.shape}, the grid {grid.shape}")
-    values = resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
+    values = slices
+    if slices.dtype != bool or grid.shape != grid.full:
+        values = resample(np.asarray(slices, np.float32), grid.full[1], grid.full[2])
     if grid.affine is None:
         return np.ascontiguousarray(values.transpose(1, 2, 0))
     from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
