@@ -8,21 +8,18 @@ Source: https://nifti.nimh.nih.gov/nifti-1 (nifti1.h) and /nifti-2.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
@@ -32,7 +29,6 @@ from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.io.nifti_header import find_affine, header_for, mark, other_by_intent
 from mrbridge.io.padding import unwritten, without_padding
 from mrbridge.reports import counted
-from mrbridge.threads import usable_cores
 from mrbridge.volume import MAX_VOXELS, Volume, check_size
 
 _CHUNK = 1 << 20
@@ -40,6 +36,7 @@ _SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a 
 _LEAST_EXCESS = 4096  # fewer bytes after the voxels may pad the file to whole blocks
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 _GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
+_GZIP_ERRORS: tuple[Any, ...] = EOFError, isal_zlib.error, igzip.BadGzipFile
 _NOT_REAL = {  # nifti1.h
     **dict.fromkeys((32, 1792, 2048), "complex numbers"),
     **dict.fromkeys((128, 2304), "colours"),
@@ -51,12 +48,9 @@ _ARCHIVES = {
     b"\xfd7zXZ": "an xz file",
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
-_BLOCK = 4 << 20  # bytes that are compressed at once: always as many, for equal files of equal data
-# Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3).
-_GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
 
 
-class _Gzip(gzip.GzipFile):
+class _Gzip(igzip.IGzipFile):
     """A layer of gzip of at most `limit` bytes: it may consist of endless empty members."""
 
     limit = _SLACK
@@ -212,8 +206,9 @@ def _opened(path: Path) -> Iterator[_File]:
             for layer in layers:
                 layer.limit = layout.most_bytes
             yield _File(content, layers, header, layout)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise _damaged(f"is damaged or truncated ({error})") from None
+        except _GZIP_ERRORS as error:
+            what = re.sub(r" \S+ != \S+", "", str(error))  # checksums, which say nothing
+            raise _damaged(f"is damaged or truncated ({what})") from None
 
 
 def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArray[Any]]:
@@ -380,33 +375,15 @@ def _writable(voxels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) -> None:
-    data = voxels.astype(header.get_data_dtype(), copy=False)
-    parts = (header.binaryblock, bytes(4), data.tobytes(order="F"))
-    with open(path, "wb") as file:
-        file.writelines(gzipped(parts) if compressed else parts)
-
-
-def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
-    """A gzip file of one member, in pieces; equal parts give equal files on any machine.
-
-    Blocks are compressed separately and end on a byte boundary (`Z_SYNC_FLUSH` of zlib), so that
-    they form one deflate stream, as in pigz (M. Adler). zlib releases Python's lock, so that all
-    processors work.
-    """
-    views = [memoryview(part) for part in parts]
-    starts = [(view, start) for view in views for start in range(0, len(view), _BLOCK)]
-    blocks = [view[start : start + _BLOCK] for view, start in starts] or [memoryview(b"")]
-    is_last = [False] * (len(blocks) - 1) + [True]
-    yield _GZIP_HEADER
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from pool.map(_deflated, blocks, is_last)
-    size = sum(map(len, views))
-    yield struct.pack("<II", reduce(lambda crc, v: zlib.crc32(v, crc), views, 0), size % 2**32)
-
-
-def _deflated(block: memoryview, is_last: bool) -> bytes:
-    stream = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return stream.compress(block) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
+    data = np.ravel(voxels.astype(header.get_data_dtype(), copy=False), order="F")
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(open(path, "wb"))
+        if compressed:  # without name and time, so that equal scans give equal files
+            file = igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)
+            stack.enter_context(file)
+        file.write(header.binaryblock + bytes(4))
+        for start in range(0, len(data), _CHUNK):
+            file.write(data[start : start + _CHUNK].data)
 
 
 def _damaged(what: str) -> InputError:
