@@ -325,6 +325,13 @@ def one_slice(workshop: Workshop) -> Outcome:
 
 
 @fault("geometry")
+def one_coronal_slice(workshop: Workshop) -> Outcome:
+    """A single coronal slice"""
+    header, voxels = stored(shape=(17, 1, 19))
+    return workshop.refuses(put(header, voxels[: 17 * 19 * 2]))
+
+
+@fault("geometry")
 def sheared(workshop: Workshop) -> Outcome:
     """A sheared affine"""
     header, voxels = stored()

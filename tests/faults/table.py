@@ -49,8 +49,9 @@ ROWS = {
     ),
     "geometry": (
         "Odd geometry",
-        "One slice, odd sizes, thick slices, any of the 48 orientations, sheared and oblique "
-        "affines are translated: same shape, bit-identical affine.",
+        "One axial slice, odd sizes, thick slices, any of the 48 orientations, sheared and oblique "
+        "affines are translated: same shape, bit-identical affine. One coronal or sagittal slice "
+        "is refused.",
     ),
     "orientation": (
         "Orientation",
