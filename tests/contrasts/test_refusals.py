@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,8 @@ def test_prepare_leaves_out_what_two_folders_and_tables_call_t1w(
 
 def test_evaluate_scores_no_masks(put: Callable[..., Path], run: Run, tmp_path: Path) -> None:
     real, made = put("real/a_T2w.nii.gz", "T2w"), put("made/a_T2w.nii.gz", "T2w")
+    other = io.read(made)
+    io.write(replace(other, voxels=other.voxels.astype(np.float32) ** 1.1), made)
     mask = put("real/a_T2w_seg.nii.gz", "T2w")
     out = tmp_path / "out"
     assert run("evaluate", "--real", real.parent, "--synthetic", made.parent, "-o", out)[0] == 0

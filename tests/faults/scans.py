@@ -332,6 +332,13 @@ def one_coronal_slice(workshop: Workshop) -> Outcome:
 
 
 @fault("geometry")
+def line_of_pixels(workshop: Workshop) -> Outcome:
+    """A 2D image of one row"""
+    Image.fromarray(np.arange(40, dtype=np.uint8)[None]).save("slice_T1w.png")
+    return workshop.refuses("slice_T1w.png", out="out.png")
+
+
+@fault("geometry")
 def sheared(workshop: Workshop) -> Outcome:
     """A sheared affine"""
     header, voxels = stored()

@@ -132,8 +132,8 @@ class Translator:
         Raises:
             SettingsError: the bundle does not make this contrast or takes no such scans, or has no
                 uncertainty map.
-            InputError: the scan is constant or empty, no plausible brain was found in it, or a scan
-                of `also` is on another grid.
+            InputError: the scan is constant or empty, nothing or no plausible brain was found in
+                it, or a scan of `also` is on another grid.
         """
         to = to or self.bundle.target_for(volume.contrast)
         also = also or {}
@@ -149,6 +149,8 @@ class Translator:
             )
         volume = black_background(volume, direction.given[0])
         preprocessed = preprocessed or self.preprocess(volume, to, mask)
+        if not preprocessed.foreground.any():  # the result would be empty, too
+            raise InputError("shows no object in any slice", remedy="Look at it, or leave it out.")
         stacks = self.stacks(volume, also, preprocessed, direction.given[0])
         planes = self.planes_of(volume, preprocessed)
         results = []
