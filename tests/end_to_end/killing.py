@@ -157,7 +157,7 @@ def run(job: dict[str, Any], answer: int, ready: int) -> None:
 
 def serve() -> None:
     """Do jobs until standard input ends."""
-    import torch._dynamo  # by the first optimiser, else in each fork
+    import torch
     import zarr  # noqa: F401
 
     import mrbridge.benchmarking.benchmark

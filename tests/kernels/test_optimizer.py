@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -118,3 +120,18 @@ def test_a_state_of_other_shapes_is_refused(any_machine: None) -> None:
     state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"].permute(2, 3, 1, 0)
     with pytest.raises(InputError, match="another version"):
         optimizer.load_state_dict(state)
+
+
+def test_pytorch_s_compiler_is_not_imported() -> None:
+    """It takes a second, and only compiled networks need it."""
+    code = (
+        "import sys, torch; from mrbridge.kernels import Adam\n"
+        "layer = torch.nn.Linear(2, 2)\n"
+        "for _ in range(2):\n"
+        "    optimizer = Adam(layer.parameters(), 0.1, (0.5, 0.9))\n"
+        "    layer(torch.ones(1, 2)).sum().backward()\n"
+        "    optimizer.step(); optimizer.zero_grad()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

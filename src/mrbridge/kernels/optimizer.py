@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ class Adam(torch.optim.Adam):
         parameters: float32, dense (without gaps in memory), on one device.
         betas: decay rates of the running means of gradients and of their squares.
     """
+
+    # PyTorch wraps these to exclude them from compilation, which imports its compiler: a second.
+    add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    state_dict = unwrap(torch.optim.Adam.state_dict)
+    zero_grad = unwrap(torch.optim.Adam.zero_grad)
+    _load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
 
     def __init__(
         self, parameters: Iterable[Tensor], rate: float, betas: tuple[float, float]
@@ -59,7 +66,7 @@ class Adam(torch.optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state, whatever its device and memory order; InputError if it belongs to
         other parameters."""
-        super().load_state_dict(state_dict)
+        self._load_state_dict(state_dict)
         for parameter, state in self.state.items():
             for name in _MOMENTS:
                 if state[name].shape != parameter.shape:
