@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
 from mrbridge import metrics
@@ -199,6 +199,12 @@ class TestKnownValues:
         found = metrics.scores(REAL, np.full(SHAPE, -3.0), MASK)
         truth = metrics.scaled(REAL, MASK)[MASK]
         assert found["plain"]["mae"] == pytest.approx(truth.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kinds", [1, 5, 10_000])
+def test_equal_values_share_a_rank(kinds: int) -> None:
+    values = np.random.default_rng(0).integers(0, kinds, (20, 30)).astype(np.float32)
+    np.testing.assert_array_equal(metrics.ranks(values), stats.rankdata(values))
 
 
 class TestSlicedWasserstein:

@@ -200,6 +200,15 @@ def scores(real: Array, synthetic: Array, mask: Array | None = None) -> Scores:
     }
 
 
+def ranks(values: Array) -> NDArray[np.float64]:
+    """Ranks from 1, flat; equal values share their mean rank.
+
+    As `scipy.stats.rankdata`, whose import takes a third of a second.
+    """
+    _, places, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])
+
+
 def sliced_wasserstein(
     a: Array | Sequence[Array],
     b: Array | Sequence[Array],

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
+
+from mrbridge.metrics import ranks
 
 Values = NDArray[Any]  # (voxels,)
 
@@ -57,8 +59,8 @@ def auroc_of_worst(error: Values, score: Values) -> float:
     count, rest = int(worst.sum()), int((~worst).sum())
     if not count or not rest:
         return float("nan")
-    ranks = stats.rankdata(score)[worst].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * rest))
+    total = ranks(score)[worst].sum()
+    return float((total - count * (count + 1) / 2) / (count * rest))
 
 
 def ause(error: Values, score: Values) -> float:

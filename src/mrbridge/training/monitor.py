@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
 from torch import Tensor
 
 from mrbridge.errors import SettingsError
+from mrbridge.metrics import ranks
 from mrbridge.training.settings import TrainSettings
 from mrbridge.training.validation import Stack, ValidationImages, anatomy
 
@@ -171,7 +172,7 @@ def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Spearman's correlation, in [-1, 1]: the same for every rising change of intensities."""
-    return correlation(stats.rankdata(a), stats.rankdata(b))
+    return correlation(ranks(a), ranks(b))
 
 
 def gradient_correlation(a: Stack, b: Stack, inside: NDArray[np.bool_]) -> float:
