@@ -225,25 +225,30 @@ def show_one_head(
     Returns:
         True also if there is too little anatomy in common to tell.
     """
-    inside = (one > 0) & (other > 0)
     step = math.ceil((one.size / _VOXELS) ** (1 / 3))
-    few = np.s_[:: min(step, len(one)), ::step, ::step]
-    chosen = inside[few]
-    if np.count_nonzero(chosen) < _LEAST_PIXELS:
+    few = np.ix_(*(np.arange(0, size, min(step, size)) for size in one.shape))
+    first, second = one[few], other[few]
+    inside = (first > 0) & (second > 0)
+    if np.count_nonzero(inside) < _LEAST_PIXELS:
         return True
-    first, second = (
-        (image / np.percentile(image[inside], 99) * _LEVELS).clip(0, _LEVELS - 1).astype(np.uint8)
-        for image in (one, other)
-    )
     rows, columns = (
         (_APART_PIXELS, _APART_PIXELS)
         if spacing is None
         else (max(1, round(_APART_MM / steps)) for steps in spacing[1:])
     )
+
+    def levels(image: NDArray[np.float32], brightest: np.float32) -> NDArray[np.int64]:
+        return (image[inside] / brightest * _LEVELS).clip(0, _LEVELS - 1).astype(np.int64)
+
+    still, brightest = (np.percentile(image[inside], 99) for image in (first, second))
     shifts = [(0, 0), (rows, 0), (-rows, 0), (0, columns), (0, -columns)]
-    moved = np.stack([np.roll(second, shift, (1, 2))[few][chosen] for shift in shifts])
-    still = np.broadcast_to(first[few][chosen], moved.shape)
-    here, *there = _mutual_information(still, moved, _LEVELS) - 1
+    places = [
+        (few[0], (few[1] - down) % other.shape[1], (few[2] - right) % other.shape[2])
+        for down, right in shifts
+    ]
+    moved = np.stack([levels(other[place], brightest) for place in places])
+    fixed = np.broadcast_to(levels(first, still), moved.shape)
+    here, *there = _mutual_information(fixed, moved, _LEVELS) - 1
     return bool(here >= _SHARPER * np.mean(there))
 
 

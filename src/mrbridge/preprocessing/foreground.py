@@ -40,7 +40,7 @@ _NOT_BLACK = 0.1  # of the range of intensities: a background further below zero
 _ONE_VALUE = 0.9  # share of the faces with one value, from which on it is the background
 _DARKER = 5  # per cent of the image that are darker than the surroundings of a brain of mean 0
 _BLACK = 0.5  # per cent of a brain of mean 0 that are black
-_SAMPLE = 1 << 18  # voxels, at most, of which percentiles are taken
+_SAMPLE = 1 << 20  # voxels, about, of which percentiles are taken
 _MEAN_0 = "the intensities of its brain are around 0; the darkest count as background"
 
 
@@ -110,7 +110,7 @@ def black_background(
     level = float(np.median(faces))
     if level == 0 and voxels.min() >= 0:
         return volume
-    values = voxels.ravel(order="K")[:: max(1, voxels.size // _SAMPLE) | 1].astype(np.float64)
+    values = _sampled(voxels).astype(np.float64)
     is_one_value = bool(np.mean(faces == level) >= _ONE_VALUE)
     values = values[values != level] if is_one_value else values
     if not values.size:
@@ -128,11 +128,17 @@ def black_background(
     return volume
 
 
+def _sampled(voxels: NDArray[Any]) -> NDArray[Any]:
+    """Voxels, evenly spaced in memory, that are enough for percentiles."""
+    return voxels.ravel(order="K")[:: max(1, voxels.size // _SAMPLE) | 1]
+
+
 def _levels(slices: Stack) -> tuple[float, float]:
     """The median of the darkest tenth, and the 99.9th percentile, or the maximum if that is not
     brighter."""
-    dark, bright = np.percentile(slices, (10, 99.9)).astype(slices.dtype)
-    background = float(np.median(slices[slices <= dark]))
+    values = _sampled(slices)
+    dark, bright = np.percentile(values, (10, 99.9)).astype(slices.dtype)
+    background = float(np.median(values[values <= dark]))
     return background, float(bright if bright > background else slices.max())
 
 
@@ -241,7 +247,9 @@ def _solid(mask: Mask) -> Mask:
 
 def _large_pieces(mask: Mask) -> Mask:
     """Without pieces that are too small for a part of a head, in two or three dimensions."""
-    labels, _ = ndimage.label(mask)
+    labels, count = ndimage.label(mask)
+    if count < 2:
+        return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return np.asarray((sizes > sizes.max() / _PIECES)[labels])

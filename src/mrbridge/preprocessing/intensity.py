@@ -142,7 +142,10 @@ def find_normalisation(
             return WINDOW
     if settings.method == "zscore":
         return _zscore(inside, low, settings.zscore_limit)
-    high = float(np.percentile(inside, settings.upper_percentile)) if inside.size else low
+    high = knee = low
+    if inside.size:
+        ends = settings.upper_percentile, settings.knee_percentile
+        high, knee = (float(value) for value in np.percentile(inside, ends))
     if not high > low:
         high = float(voxels.max())
     if not high - low > _SMALLEST:
@@ -150,7 +153,6 @@ def find_normalisation(
     if abs(low) <= _NOTHING * high:
         low = 0.0  # whether it is exactly 0 depends on how much air the field of view holds
     result = IntensityNormalisation(low=low, high=high)
-    knee = float(np.percentile(inside, settings.knee_percentile)) if inside.size else high
     if low < knee < result.bend:
         result = result.model_copy(update={"knee": knee})
     if settings.method != "nyul" or not inside.size:
