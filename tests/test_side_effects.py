@@ -22,7 +22,6 @@ import pytest
 import torch
 
 import mrbridge
-from mrbridge import hardware
 from mrbridge.bundle import Bundle
 from mrbridge.dataset.store import Store
 from mrbridge.evaluation.settings import EvaluateSettings
@@ -66,7 +65,7 @@ def _watched_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
             asked_of_the_allocator.append("mallopt")
 
     asked_of_the_allocator.clear()
-    monkeypatch.setattr(hardware, "ctypes", type("ctypes", (), {"CDLL": lambda name: Library()}))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
 
 
 @pytest.mark.usefixtures("quick_phantom")

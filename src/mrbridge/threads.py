@@ -6,7 +6,6 @@ processes set it before they import PyTorch; this module does not import it.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import sys
@@ -126,6 +125,8 @@ _MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4, "arena_m
 def tune_malloc(**parameters: int) -> None:
     """Set parameters of the memory allocator of this process by `mallopt(3)`; without glibc this
     does nothing."""
+    import ctypes  # not at the top: it would import `struct.py` of the working directory
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for name, value in parameters.items():
