@@ -73,15 +73,19 @@ def test_a_generator_is_built_for_inference(folder: Path) -> None:
     assert [bundle.generator_that_makes(c) for c in ("T2w", "T1w")] == ["to_target", "to_source"]
 
 
-def test_half_precision_becomes_float32(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    half = {name: value.half() for name, value in tiny_bundle.weights.items()}
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 11), (torch.bfloat16, 8)])
+def test_half_precision_becomes_float32(
+    dtype: torch.dtype, bits: int, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    half = {name: value.to(dtype) for name, value in tiny_bundle.weights.items()}
     bundle = load_bundle(save_bundle(tiny_bundle.manifest, half, tmp_path / "half").path)
-    assert {value.dtype for value in bundle.weights.values()} == {torch.float16}
+    assert {value.dtype for value in bundle.weights.values()} == {dtype}
+    assert "no such tensor" not in bundle.weights
     for name in ("to_target", "to_source"):
         for key, value in bundle.build(name).state_dict().items():
             assert value.dtype == torch.float32
             torch.testing.assert_close(
-                value, tiny_bundle.weights[f"{name}.{key}"], rtol=2**-11, atol=2**-24
+                value, tiny_bundle.weights[f"{name}.{key}"], rtol=2**-bits, atol=2**-24
             )
 
 

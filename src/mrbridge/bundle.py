@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 1 << 20  # of bundle.json
 _Network = TypeVar("_Network", bound="Module")
+_NUMPY_TYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL"}  # of safetensors
 _TRIES = 100  # each fails only if a training has just replaced the bundle
 
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
@@ -251,12 +252,17 @@ class _Weights(Mapping[str, Any]):
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, framework="np")  # which does not import PyTorch
-        self._names = list(self._file.keys())
+        self._names = dict.fromkeys(self._file.keys())
+        types = {self._file.get_slice(name).get_dtype() for name in self._names}
+        if types - _NUMPY_TYPES:
+            self._file = safe_open(path, framework="pt")
 
     def __getitem__(self, name: str) -> Any:
         import torch
 
-        return torch.from_numpy(self._file.get_tensor(name))
+        if name not in self._names:
+            raise KeyError(name)
+        return torch.as_tensor(self._file.get_tensor(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

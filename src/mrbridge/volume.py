@@ -25,8 +25,8 @@ _SMALLEST_MM, _LARGEST_MM = 2.0, 2000.0  # no slice of a head, with or without a
 def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
     """Refuse (InputError without a path) a size in mm that must be a mistake, such as metres taken
     for millimetres: shape (i, j, k), invertible affine (4, 4) to RAS+ mm. Resampling such a volume,
-    or a margin around it, would take all memory, or leave one pixel. So does a single coronal or
-    sagittal slice, whose axial slices are lines.
+    or a margin around it, would take all memory, or leave one pixel. A single coronal or sagittal
+    slice is refused, too: its axial slices are lines.
     """
     import numpy as np
     from nibabel import io_orientation
@@ -36,7 +36,7 @@ def check_size(shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
     for axis, plane in zip(order, ("sagittal", "coronal"), strict=False):
         if shape[axis] == 1:
             raise InputError(
-                f"is a single {plane} slice, and volumes are translated by their axial slices",
+                f"is a single {plane} slice, and volumes are processed as axial slices",
                 remedy="Name the whole volume, or save the slice as a 2D image.",
             )
     rows, columns = (float(shape[axis] * steps[axis]) for axis in order[1::-1])

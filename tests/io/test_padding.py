@@ -220,6 +220,8 @@ def test_parts_of_the_field_of_view_that_are_empty() -> None:
     slab[:, :, :3] = slab[:, :, 17:] = 0
     margin[:, :, :5] = margin[:, :, 15:] = 0
     rows[:, 28:, 9] = rows[:, :, 10:12] = 0  # an oblique field of view ends with whole rows
-    top = np.where(distance() < 1, image, 0)[:, :, :18]
-    for whole in (image, box, slab, margin, rows, top, top[:, :, ::-1], np.zeros(SHAPE)):
+    stripped = np.where(distance() < 1, image, 0)
+    top = stripped[:, :, :18]
+    tilted = ndimage.rotate(top[:, :, 4:], 8, (1, 2), reshape=False, order=1)
+    for whole in (image, box, slab, margin, rows, top, top[:, :, ::-1], tilted, np.zeros(SHAPE)):
         assert unwritten(whole) == []

@@ -44,27 +44,28 @@ _SMALL_SLICE = 0.25  # share of the largest slice's mask below which a slice is 
 
 DOUBTS = {
     "copy": (
-        "synthetic image of {} has the voxels of the real one",
-        "it is a copy of it, and its scores mean nothing",
+        "the synthetic image is identical to the real one",
+        "it is a copy, and its scores mean nothing",
     ),
     "unrelated": (
-        "synthetic image of {} does not correlate with the real one",
+        "the synthetic image does not correlate with the real one",
         "it is constant, inverted or of something else, and `fit` scores a constant in its place",
     ),
     "two heads": (
-        "two images of {} do not show the same anatomy",
+        "the two images do not show the same anatomy",
         "they are of two people, the head moved between them, or the synthetic one failed",
     ),
     "source": (
-        "source and the synthetic image of {} do not show the same anatomy",
-        "its baseline and the visibility of its lesions mean nothing if the source is another",
+        "the source and the synthetic image do not show the same anatomy",
+        "unless the source is the right one, the baseline and the visibility of lesions mean "
+        "nothing",
     ),
     "mask": (
-        "mask of {} is mostly outside of the head",
+        "most of the mask is outside the head",
         "it is of another scan, or its orientation is wrong",
     ),
 }
-"""Why the images of a case may not belong together: what is wrong with how many, and why."""
+"""Why the images of a case may not belong together: what was found, and what it means."""
 
 
 class TranslatorLike(Protocol):
@@ -341,7 +342,6 @@ def _doubts(
     inside: Mask,
 ) -> tuple[str, ...]:
     made, source, is_file = images["model"], images.get("copy"), job.model is None
-    shown = foreground_mask(target)
     found = {
         "copy": is_file and np.array_equal(target, made),
         "unrelated": is_file and metrics.fit_nonnegative(target, made, inside)[0] == 0,
@@ -349,7 +349,7 @@ def _doubts(
         "source": is_file and source is not None and not show_one_head(source, made, spacing),
         "mask": job.case.mask is not None
         and inside.mean() < _MOST_OF_IMAGE
-        and shown[inside].mean() < _IN_HEAD,
+        and foreground_mask(target)[inside].mean() < _IN_HEAD,
     }
     return tuple(doubt for doubt, holds in found.items() if holds)
 

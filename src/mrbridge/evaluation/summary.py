@@ -86,7 +86,7 @@ def lesions_left_out(cases: Sequence[Scored]) -> list[str]:
 def doubts(cases: Sequence[Scored]) -> list[str]:
     """A sentence on each doubt whether the images of cases belong together; none if all do."""
     remarks = []
-    for doubt, (what, why) in DOUBTS.items():
+    for doubt, (what, meaning) in DOUBTS.items():
         found = [
             one.case.name
             for one in cases
@@ -95,8 +95,8 @@ def doubts(cases: Sequence[Scored]) -> list[str]:
         if found:
             named = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
             remarks.append(
-                f"The {what.format(counted(len(found), 'case'))} ({named}): {why}. Check which "
-                "files belong together."
+                f"In {counted(len(found), 'case')} ({named}), {what}: {meaning}. Check which files "
+                "belong together."
             )
     return remarks
 

@@ -30,6 +30,7 @@ _NEAR = 0.25  # share of the way to the image within which values are padding, a
 _MARGIN = 0.02  # share of the padding by which interpolation changes it, away from its edges
 _LARGE_PART = 0.25  # of an image that may not have been written
 _SMALL_PART, _SAME = 0.1, 0.8  # of a slice: its smaller part; what two slices show alike
+_REST_OF_ROW = 0.2  # of what a row shows, after which it ends there by itself
 _FEWEST_SHOWN = 100  # voxels of a slice, or of its smaller part
 _EVEN = 1e-3  # share of the range within which values count as one, after interpolation
 
@@ -129,7 +130,7 @@ def unwritten(voxels: NDArray[Any]) -> list[str]:
             if shorter and all(_stops(stored[:, :, k], stored[:, :, n]) for n in near):
                 which = k + 1 if words == "from" else count - k
                 return [
-                    f"slice {which} of {count} is 0 {words} its middle, unlike what is next to it: "
+                    f"slice {which} of {count} is 0 {words} its middle, unlike its neighbours: "
                     "the file may have been copied only in part"
                 ]
     shown = np.flatnonzero(voxels.any(axis=(0, 1)))
@@ -153,7 +154,9 @@ def _stops(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether a slice (i, j) shows what the other one does up to a voxel, and nothing after it."""
     first, second = (image.ravel(order="F") != 0 for image in (one, other))
     end = int(np.flatnonzero(first)[-1]) + 1
-    if end % len(one) in (0, len(one) - 1):  # whole rows, as a field of view may end
+    row = (end - 1) // len(one) * len(one)
+    in_row, rest = (np.count_nonzero(second[start : row + len(one)]) for start in (row, end))
+    if rest <= _REST_OF_ROW * in_row:  # whole rows, as a field of view may end
         return False
     shown = np.count_nonzero(second)
     before, after = np.count_nonzero(second[:end]), np.count_nonzero(second[end:])
