@@ -111,11 +111,13 @@ def resident(folder: Path) -> int:
     return total
 
 
-def test_saving_again_replaces_it(folder: Path) -> None:
-    old = load_bundle(folder)
+def test_saving_again_replaces_it(folder: Path, tiny_bundle: Bundle) -> None:
+    old, unused = load_bundle(folder), load_bundle(folder)
     weights = {name: value + 1 for name, value in old.weights.items()}
     saved = save_bundle(old.manifest, weights, folder)
     assert saved.hash != old.hash
+    for name, value in tiny_bundle.weights.items():
+        assert torch.equal(unused.weights[name], value), "weights that nothing read before"
     assert load_bundle(folder).hash == saved.hash
     assert sorted(p.name for p in folder.iterdir()) == [
         "bundle.json",

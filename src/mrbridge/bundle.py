@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -248,21 +249,31 @@ class Bundle:
 
 
 class _Weights(Mapping[str, Any]):
-    """The tensors of an open file of safetensors, which may be replaced meanwhile."""
+    """The tensors of a file of safetensors, memory-mapped when they are used.
+
+    If a training replaces the file before that, they are copied from the file that was opened.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = safe_open(path, framework="np")  # which does not import PyTorch
         self._names = dict.fromkeys(self._file.keys())
         types = {self._file.get_slice(name).get_dtype() for name in self._names}
         if types - _NUMPY_TYPES:
             self._file = safe_open(path, framework="pt")
 
+    @cached_property
+    def _mapped(self) -> Any:
+        with suppress(OSError, SafetensorError):
+            return safe_open(self._path, framework="pt")
+        return self._file
+
     def __getitem__(self, name: str) -> Any:
         import torch
 
         if name not in self._names:
             raise KeyError(name)
-        return torch.as_tensor(self._file.get_tensor(name))
+        return torch.as_tensor(self._mapped.get_tensor(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
