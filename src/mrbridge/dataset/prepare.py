@@ -338,12 +338,11 @@ def _warn_about_sizes(records: Sequence[ScanRecord]) -> None:
 def _warn_about_2d_pairs(store: Store) -> None:
     """Warn about subjects of whose pairs of 2D images most do not show one head in register, by a
     few of each."""
-    pairs: dict[tuple[str | None, str | None], list[tuple[ScanRecord, ScanRecord]]]
-    pairs = defaultdict(list)
+    pairs: dict[str | None, list[tuple[ScanRecord, ScanRecord]]] = defaultdict(list)
     for split in ("train", "val", "test"):
         for source, target, _ in store.pairs(split):
             if source.is_2d:
-                pairs[source.subject, source.session].append((source, target))
+                pairs[source.subject].append((source, target))
     others = []
     for several in pairs.values():
         few = [several[n] for n in np.linspace(0, len(several) - 1, _COMPARED).astype(int)]
@@ -354,8 +353,8 @@ def _warn_about_2d_pairs(store: Store) -> None:
         source, target = others[0]
         warnings.warn(
             f"2D images of {len(others)} of {len(pairs)} subjects, such as {source.name} and "
-            f"{target.name} of {source.subject}, do not show one anatomy, though they are taken "
-            "for pairs: they are of two people or places, or the head moved",
+            f"{target.name} of {source.subject}, do not show the same anatomy, though they count "
+            "as pairs: they are of two people or two slice positions, or the head moved",
             MrbridgeWarning,
             stacklevel=2,
         )
