@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,26 @@ if __name__ == "__main__":
     print(json.dumps(states))
 """
     assert environment_after(code) == {"started": "passive", "after": None}
+
+
+def test_threads_share_one_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one thread restores, another one neither misses nor loses."""
+    for name in OURS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OTHER", "")
+    monkeypatch.delenv("OTHER")
+
+    def again() -> str | None:
+        with threads.sharing_the_machine():
+            return os.environ.get("OMP_WAIT_POLICY")
+
+    with ThreadPoolExecutor(1) as pool:
+        with threads.sharing_the_machine():
+            os.environ["OTHER"] = "of another thread"
+            assert again() == "passive"
+            waiting = pool.submit(again)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.05)
+        assert waiting.result(5) == "passive"
+    assert "OMP_WAIT_POLICY" not in os.environ
+    assert os.environ["OTHER"] == "of another thread"

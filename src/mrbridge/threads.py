@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from _thread import RLock  # no `threading.py` of the working directory
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ SPINS = "1000"
 (benchmarks/speed/train_step.py --busy)."""
 
 _CHOSEN = "MRBRIDGE_CHOSEN_THREADS"  # the value of OMP_NUM_THREADS if mrbridge set it
+_COUNTS = ("OMP_NUM_THREADS", _CHOSEN, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_sharing = RLock()  # the environment belongs to all threads
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -104,14 +107,15 @@ def share_the_machine(root: Path = Path("/")) -> None:
 @contextmanager
 def sharing_the_machine() -> Iterator[None]:
     """Within this context, new processes and libraries that are loaded share the machine, as
-    `share_the_machine` says; its end restores the environment."""
-    before = dict(os.environ)
-    share_the_machine()
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
+    `share_the_machine` says; its end restores the environment. Other threads wait for it."""
+    with _sharing:
+        absent = [name for name in (*_POLICIES, *_COUNTS) if name not in os.environ]
+        share_the_machine()
+        try:
+            yield
+        finally:
+            for name in absent:
+                os.environ.pop(name, None)
 
 
 def is_count_given() -> bool:
