@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.data import golden_bundle
 
 from mrbridge.bundle import Bundle, card, find_bundle, load_bundle, read_manifest, save_bundle
@@ -124,6 +125,15 @@ def test_saving_again_replaces_it(folder: Path, tiny_bundle: Bundle) -> None:
         "card.md",
         saved.manifest.weights,
     ]
+
+
+def test_weights_that_were_replaced_under_their_name(folder: Path, tmp_path: Path) -> None:
+    loaded, expected = load_bundle(folder), load_bundle(folder).weights
+    other = {name: torch.zeros_like(value) for name, value in expected.items()}
+    save_file(other, tmp_path / "other")
+    (tmp_path / "other").replace(folder / loaded.manifest.weights)
+    for name, value in expected.items():
+        assert torch.equal(loaded.weights[name], value), "those whose checksum was right"
 
 
 def test_a_run_is_found_by_its_folder(folder: Path, tmp_path: Path) -> None:

@@ -251,11 +251,12 @@ class Bundle:
 class _Weights(Mapping[str, Any]):
     """The tensors of a file of safetensors, memory-mapped when they are used.
 
-    If a training replaces the file before that, they are copied from the file that was opened.
+    If the file is replaced before that, they are copied from the one that was opened, whose
+    checksum is known.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._inode = path, path.stat().st_ino
         self._file = safe_open(path, framework="np")  # which does not import PyTorch
         self._names = dict.fromkeys(self._file.keys())
         types = {self._file.get_slice(name).get_dtype() for name in self._names}
@@ -265,7 +266,9 @@ class _Weights(Mapping[str, Any]):
     @cached_property
     def _mapped(self) -> Any:
         with suppress(OSError, SafetensorError):
-            return safe_open(self._path, framework="pt")
+            file = safe_open(self._path, framework="pt")
+            if self._path.stat().st_ino == self._inode:
+                return file
         return self._file
 
     def __getitem__(self, name: str) -> Any:
