@@ -394,7 +394,7 @@ def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
 
     Blocks are compressed separately and end on a byte boundary (`Z_SYNC_FLUSH` of zlib), so that
     they form one deflate stream, as in pigz (M. Adler). zlib releases Python's lock, so that all
-    processors work. ISA-L, which reads, is faster, but its files differ from call to call.
+    processors work. ISA-L, which reads, is faster, but equal data may give different files.
     """
     views = [memoryview(part) for part in parts]
     starts = [(view, start) for view in views for start in range(0, len(view), _BLOCK)]
