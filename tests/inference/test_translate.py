@@ -212,35 +212,20 @@ class TestObjects:
         with pytest.raises(InputError, match="contrast agent"):
             translate(nib.load(tmp_path / "a_ce-gad_T1w.nii.gz"), **how)
 
+    @pytest.mark.parametrize("suffix", [".nii", ".img"])
     def test_a_nibabel_image_without_orientation(
-        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+        self, suffix: str, tiny_bundle: Bundle, scan: Path, tmp_path: Path
     ) -> None:
-        image = nib.load(scan)
-        bare = nib.Nifti1Image(image.get_fdata(dtype=np.float32), None)
+        image, path = nib.load(scan), tmp_path / f"bare_T1w{suffix}"
+        kind = nib.Nifti1Image if suffix == ".nii" else nib.AnalyzeImage
+        bare = kind(np.asarray(image.dataobj).astype(np.int16), None)
         bare.header.set_zooms(image.header.get_zooms())
-        nib.save(bare, tmp_path / "bare_T1w.nii")
+        nib.save(bare, path)
         how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
         with pytest.raises(InputError, match="does not state its orientation"):
-            translate(nib.load(tmp_path / "bare_T1w.nii"), **how)
+            translate(nib.load(path), **how)
         with pytest.warns(MrbridgeWarning, match="LPS was assumed"):
-            made = translate(nib.load(tmp_path / "bare_T1w.nii"), assume="LPS", **how)
-        assert nib.aff2axcodes(made.affine) == ("L", "P", "S")
-
-    def test_an_analyze_image_has_no_orientation(
-        self, tiny_bundle: Bundle, scan: Path, tmp_path: Path
-    ) -> None:
-        image = nib.load(scan)
-        header = nib.AnalyzeHeader()
-        header.set_data_dtype(np.int16)
-        header.set_data_shape(image.shape)
-        header.set_zooms(image.header.get_zooms())
-        bare = nib.AnalyzeImage(np.asarray(image.dataobj).astype(np.int16), None, header)
-        nib.save(bare, tmp_path / "bare_T1w.img")
-        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
-        with pytest.raises(InputError, match="does not state its orientation"):
-            translate(nib.load(tmp_path / "bare_T1w.img"), **how)
-        with pytest.warns(MrbridgeWarning, match="LPS was assumed"):
-            made = translate(nib.load(tmp_path / "bare_T1w.img"), assume="LPS", **how)
+            made = translate(nib.load(path), assume="LPS", **how)
         assert nib.aff2axcodes(made.affine) == ("L", "P", "S")
 
     def test_an_image_of_a_class_that_is_not_written(self, tiny_bundle: Bundle, scan: Path) -> None:

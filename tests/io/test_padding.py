@@ -13,7 +13,7 @@ from tests import studies
 import mrbridge
 from mrbridge import io
 from mrbridge.errors import MrbridgeWarning
-from mrbridge.io.padding import filled, find_padding, unwritten, without_padding
+from mrbridge.io.padding import filled, find_padding, partial_copy, without_padding
 from mrbridge.volume import Volume
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -194,7 +194,7 @@ def test_parts_that_were_not_written(part: str, stripped: bool) -> None:
         }[part]
     ] = 0
     damaged = flat.reshape(SHAPE, order="F")
-    (note,) = unwritten(damaged)
+    (note,) = partial_copy(damaged)
     expected = {
         "beginning": "slice 10 of 20 is 0 up to its middle",
         "whole slices": "slices 11 to 20 are 0, and slice 10 is as full",
@@ -224,4 +224,4 @@ def test_parts_of_the_field_of_view_that_are_empty() -> None:
     top = stripped[:, :, :18]
     tilted = ndimage.rotate(top[:, :, 4:], 8, (1, 2), reshape=False, order=1)
     for whole in (image, box, slab, margin, rows, top, top[:, :, ::-1], tilted, np.zeros(SHAPE)):
-        assert unwritten(whole) == []
+        assert partial_copy(whole) == []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.padding import unwritten, without_padding
+from mrbridge.io.padding import partial_copy, without_padding
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
         if image.affine is None:
             raise InputError("the image has no affine", remedy="Give it one.")
         voxels = _three_axes(_voxels_of(image), index)
-        for note in unwritten(voxels):
+        for note in partial_copy(voxels):
             warnings.warn(note, MrbridgeWarning, stacklevel=3)
         affine = _affine_of(image, voxels.shape, assume)
         marked = False

@@ -72,18 +72,18 @@ class SliceTranslator:
         """
         around = self.least_size - stacks[0].shape[1]  # rows around the head in slices of training
         is_of_pair = self.direction.settings is None  # others lose lesions if slices are skipped
-        is_volume = planes != ("axial",)
+        has_three_planes = planes != ("axial",)
 
         def make(
             parts: list[Stack], foreground: Mask, close: bool = False
         ) -> tuple[tuple[Stack, ...], Mask]:
             least = (parts[0].shape[1] + around, self.least_size)
-            made = self(parts, foreground, least, close and is_of_pair, tight=is_volume)
+            made = self(parts, foreground, least, close and is_of_pair, tight=has_three_planes)
             squares = (made[0] ** 2,) if spread else ()
             return (*made, *squares), shares_of(foreground) >= EMPTY
 
         foreground = preprocessed.foreground
-        if not is_volume:
+        if not has_three_planes:
             image, *others = make(stacks, foreground)[0]
         else:
             image, *others = in_three_planes(stacks, foreground, preprocessed.grid, make)
@@ -165,10 +165,11 @@ class SliceTranslator:
                 inside = np.flatnonzero(foreground.any(axis=(0, 3 - axis)))
                 low, high = inside[0] - LEAST_MARGIN, inside[-1] + 1 + LEAST_MARGIN
                 low, high = max(low, 0), min(high, last)
-                if size_multiple(max(high - low, smallest), self.multiple) < size:
-                    first, last = low, high
+                smaller = size_multiple(max(high - low, smallest), self.multiple)
+                if smaller < size:
+                    first, last, size = low, high, smaller
             box.append(slice(first, last))
-            padded.append(size_multiple(max(last - first, smallest), self.multiple))
+            padded.append(size)
         return tuple(box), (padded[0], padded[1])
 
     def _work(

@@ -34,7 +34,7 @@ from mrbridge.threads import sharing_the_machine
 from mrbridge.volume import CONTRASTS, Volume
 
 if TYPE_CHECKING:
-    # PyTorch takes a second to import; a scan is read and checked meanwhile.
+    # PyTorch takes a second to import; a scan is read and checked first.
     import torch
 
     from mrbridge.inference.slices import SliceTranslator

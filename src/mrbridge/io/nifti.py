@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.io.nifti_header import find_affine, header_for, mark, other_by_intent
-from mrbridge.io.padding import unwritten, without_padding
+from mrbridge.io.padding import partial_copy, without_padding
 from mrbridge.reports import counted
 from mrbridge.threads import usable_cores
 from mrbridge.volume import MAX_VOXELS, Volume, check_size
@@ -233,7 +233,7 @@ def _load(path: Path, volume: int | None, notes: list[str]) -> tuple[Any, NDArra
     if bits not in (0, 8 * layout.dtype.itemsize):
         notes.append(f"its bitpix is {bits}; its voxels are read as {layout.dtype.name}")
     voxels = np.frombuffer(data, layout.dtype).reshape(layout.shape[:3], order="F")
-    notes.extend(unwritten(voxels))
+    notes.extend(partial_copy(voxels))
     return header, _scaled(voxels, header)
 
 

@@ -28,7 +28,7 @@ _FEWEST_VALUES = 16  # an image with fewer different values is a label map or a 
 _EDGE = 2  # voxels next to padding that resampling mixes with it
 _NEAR = 0.25  # share of the way to the image within which values are padding, after interpolation
 _MARGIN = 0.02  # share of the padding by which interpolation changes it, away from its edges
-_LARGE_PART = 0.25  # of an image that may not have been written
+_LARGE_PART = 0.25  # of an image that may be missing
 _SMALL_PART, _SAME = 0.1, 0.8  # of a slice: its smaller part; what two slices show alike
 _REST_OF_ROW = 0.2  # of what a row shows, after which it ends there by itself
 _FEWEST_SHOWN = 100  # voxels of a slice, or of its smaller part
@@ -109,13 +109,13 @@ def without_padding(voxels: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
     return voxels, notes
 
 
-def unwritten(voxels: NDArray[Any]) -> list[str]:
-    """Notes on parts of an image that may not have been written, and are 0, as in a file that was
-    copied only in part, to a place that was set aside for all of it.
+def partial_copy(voxels: NDArray[Any]) -> list[str]:
+    """Notes on zeros that suggest a partial copy: some programs reserve the whole size of a file
+    first, so that a copy that stops early ends in zeros.
 
-    Such a part begins or ends in the middle of a row, where each slice next to it shows what this
-    one does up to there, or nothing. Or it begins with a slice, after one that is as full as the
-    others, and is a quarter of the image, and there is no such margin at the other end.
+    Either the image stops in the middle of a row, and the neighbouring slices go on there. Or a
+    quarter of the slices or more is zero, next to a slice as large as any, and the other end of
+    the image has no such margin.
 
     Args:
         voxels: as they are stored: shape (i, j, k), i varies fastest, without a scale.

@@ -213,7 +213,8 @@ def find_series(path: str | Path, only: Collection[str] = ()) -> Listing:
 
 
 def _fewer_than_stated(slices: Sequence[Slice]) -> list[str]:
-    """A note if a series has fewer images than its header says: at its ends, there is no gap."""
+    """A note if a series has fewer images than its header says. Missing slices at the ends of a
+    stack leave no gap."""
     stated = {part.number("ImagesInAcquisition") for part in slices}
     expected = next(iter(stated)) if len(stated) == 1 else None
     if not expected or len(slices) >= expected:
