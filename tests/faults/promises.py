@@ -290,7 +290,7 @@ PROMISES: list[tuple[str, list[str]]] = [
         "nibabel images of Analyze files, which have no orientation, and of damaged files are "
         "refused; those of MINC and AFNI files are translated",
         [
-            "inference/test_translate.py::TestObjects::test_an_analyze_image_has_no_orientation",
+            "inference/test_translate.py::TestObjects::test_a_nibabel_image_without_orientation",
             "inference/test_translate.py::TestObjects::test_a_damaged_file_of_a_nibabel_image",
             "inference/test_translate.py"
             "::TestObjects::test_an_image_of_a_class_that_is_not_written",
