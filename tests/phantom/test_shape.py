@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from mrbridge.phantom.head import template_head
-from mrbridge.phantom.shape import LARGEST, deformation, to_subject
+from mrbridge.phantom.head import LARGEST, deformation, template_head, to_subject
 
 
 @pytest.fixture(scope="module")

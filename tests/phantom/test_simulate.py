@@ -10,7 +10,7 @@ from scipy import ndimage
 from mrbridge.errors import SettingsError
 from mrbridge.phantom import PhantomSettings, SimulatedSubject, simulate
 from mrbridge.phantom.head import sample, template_head
-from mrbridge.phantom.shape import Lesions
+from mrbridge.phantom.pathology import Lesions
 
 COARSE = PhantomSettings(spacing_mm=4.0)
 PERFECT = COARSE.changed({"noise": 0.0, "bias": 0.0})

@@ -7,7 +7,7 @@ from scipy import ndimage
 from mrbridge.phantom.anatomy import paint_head
 from mrbridge.phantom.fields import Grid
 from mrbridge.phantom.head import template_head
-from mrbridge.phantom.shape import Lesions
+from mrbridge.phantom.pathology import Lesions
 from mrbridge.phantom.signals import ConventionalSpinEcho, FastSpinEcho, GradientEcho, Matter
 from mrbridge.phantom.subjects import VariedSubject, _stripping, varied_subject
 

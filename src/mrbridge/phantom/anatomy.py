@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.phantom.fields import Array, Grid, field_of, random_field, random_knots
-from mrbridge.phantom.pathology import TEXTURE_MM, Pathology
-from mrbridge.phantom.shape import Lesions
+from mrbridge.phantom.pathology import TEXTURE_MM, Lesions, Pathology
 from mrbridge.phantom.signals import (
     BLOOD,
     CHOROID_PLEXUS,

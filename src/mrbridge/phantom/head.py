@@ -1,4 +1,4 @@
-"""The heads that subjects are deformed from, in the space of the ICBM 152 template.
+"""The heads that subjects are deformed from, in the space of the ICBM 152 template, and how.
 
 Label maps give a head each (`labels.py`). Without them there is one head, the template's: nilearn
 ships that template's brain (T1 intensities, grey and white matter maps; Fonov et al., NeuroImage
@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from mrbridge.io.icbm152 import icbm152
-from mrbridge.phantom.fields import Array, Grid
+from mrbridge.phantom.fields import HIGH_MM, LOW_MM, Array, Grid, random_field, spline
 from mrbridge.phantom.signals import IRON_OF_CORTEX, IRON_OF_NUCLEI
 
 NATIVE = Grid.over_field_of_view((1.0, 1.0, 1.0))
@@ -54,6 +55,17 @@ _ARTERIES = (
     (1.2, ((0, -13, -21), (14, -20, -14), (23, -34, -8), (16, -62, 2))),  # posterior
 )
 _VEINS = ((2.2, ((0, -40, 6), (0, -62, 4), (0, -92, -6))),)  # great vein, straight sinus
+
+_LATTICE_MM = 4.0
+_CENTRE = np.array([0.0, -18.0, 10.0])
+
+# Standard deviation of the displacement by the distance of its knots, mm. A choice: heads differ
+# at the scale of lobes by several millimetres, gyri by a few.
+_DISPLACEMENTS = ((90.0, 2.5), (44.0, 1.7), (22.0, 0.9), (12.0, 0.55))
+
+LARGEST = 1.05
+"""By how much a simulated adult's head may exceed the template's, whose brain with its fluid, 1.9
+litres, is a large one already: `prepare` refuses brains of more than 2.2 litres."""
 
 
 @dataclass(frozen=True)
@@ -340,3 +352,64 @@ def lesion_places(
     weights = weight[tuple(index.T)].astype(np.float64)
     sites = np.stack([COARSE.axes[a][index[:, a]] for a in range(3)], axis=1)
     return pull.astype(np.float32), sites.astype(np.float32), weights / weights.sum()
+
+
+def deformation(
+    rng: np.random.Generator,
+    head: Head,
+    grid: Grid,
+    widening: float | None = None,
+    largest: float = np.inf,
+) -> Array:
+    """Where in the template each voxel of the subject's head comes from.
+
+    Head size and proportions, position in the scanner, size of the ventricles, shape of lobes and
+    gyri. Small enough to be invertible: no tissue folds over.
+
+    Args:
+        widening: by how much the walls of the ventricles are moved, mm, at most 9; None draws it.
+        largest: a head that would be larger, by volume in units of the template's, is shrunk to it.
+
+    Returns:
+        (x, y, z, 3) MNI millimetres for the voxels of `grid`.
+    """
+    # Knots 4 mm apart that reach two knots beyond the field of view.
+    edges = zip(LOW_MM - 2 * _LATTICE_MM, HIGH_MM + 3 * _LATTICE_MM, strict=True)
+    x, y, z = (np.arange(low, high, _LATTICE_MM) for low, high in edges)
+    lattice = Grid((x, y, z))
+    base = lattice.places().astype(np.float64)
+    growth = rng.normal(1.0, 0.03) * (1 + rng.normal(0, 0.02, 3))
+    size = max(1.0, float(growth.prod()) / largest) ** (1 / 3) / growth
+    turn = Rotation.from_euler("xyz", rng.normal(0, 2.5, 3), degrees=True).as_matrix()
+    shift = rng.normal(0, 1.5, 3)
+    place = (base - _CENTRE - shift) @ (np.diag(size) @ turn).T + _CENTRE
+    for knot_mm, amplitude in _DISPLACEMENTS:
+        for axis in range(3):
+            place[..., axis] += amplitude * random_field(rng, knot_mm, lattice)
+    # Coordinates that lag behind on the way out of the ventricles make them wider.
+    drawn = np.clip(rng.normal(1.5, 2.5), -2.5, 6.0)
+    widening = drawn if widening is None else widening
+    pull = sample(head.ventricle_pull, COARSE, place.astype(np.float32))
+    place -= widening * np.moveaxis(pull, 0, -1)
+    offset = (place - base).astype(np.float32)
+    result = np.empty((*grid.shape, 3), np.float32)
+    start = np.array([a[0] for a in lattice.axes])
+    for axis, own in enumerate(grid.mesh()):
+        result[..., axis] = spline(offset[..., axis], start, _LATTICE_MM, grid) + own
+    return result
+
+
+def to_subject(places: NDArray[np.floating], where: Array, grid: Grid) -> NDArray[np.float64]:
+    """The positions of template places (n, 3) in the subject, all in mm: `deformation` inverted.
+
+    By fixed-point iteration, which converges since the deformation does not fold.
+    """
+    start = np.array([a[0] for a in grid.axes])
+    step = np.array(grid.spacing)
+    limit = np.array(grid.shape) - 1
+    result = np.asarray(places, dtype=np.float64)
+    for _ in range(12):
+        index = np.clip(np.round((result - start) / step).astype(int), 0, limit)
+        centre = start + index * step
+        result = places + (centre - where[tuple(index.T)])
+    return result

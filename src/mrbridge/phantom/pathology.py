@@ -1,4 +1,5 @@
-"""Pathology in T1w and T2w: tumours, strokes, cysts, haemorrhage, oedema, resection cavities.
+"""Pathology in T1w and T2w: tumours, strokes, cysts, haemorrhage, oedema, resection cavities, and
+lesions of white matter.
 
 A network learns from these that fluid is bright in T2w also where no template has fluid. So shapes,
 places and relaxation times vary widely. Relaxation times are multiples of those of the subject's
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.phantom.fields import Array, Grid, field_of, random_knots
-from mrbridge.phantom.head import Head, sample
-from mrbridge.phantom.signals import Tissue
+from mrbridge.phantom.head import COARSE, Head, sample, to_subject
+from mrbridge.phantom.signals import LESION, Tissue
 
 Range = tuple[float, float]
 
 _OUTLINE_MM = (9.0, 18.0)
+_LESION_OUTLINE_MM = 5.0
+_HALO_EDGE = 0.08
 TEXTURE_MM = 7.0
 """Distance of the knots of `Pathology.texture`."""
 
@@ -259,3 +262,83 @@ def _outline_of(path: Path, mirrored: bool) -> tuple[Array, Grid]:
     outside = ndimage.distance_transform_edt(~mask, sampling=grid.spacing)
     inside = ndimage.distance_transform_edt(mask, sampling=grid.spacing)
     return (np.where(mask, 1 - inside, outside - 1)).astype(np.float32), grid
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """A subject's lesions of white matter, in template space.
+
+    Attributes:
+        centres: (n, 3) MNI mm.
+        radii: (n, 3) half axes in mm along RAS.
+        t1_ratio: T1 as a multiple of that of the white matter around.
+        t2: ms.
+        outline: knots of the random field that makes the outlines irregular.
+        halo: nearness to the ventricles from which white matter is lesion throughout, 1 being their
+            walls; 1 or more: nowhere.
+        nearness: on `COARSE`, that nearness.
+    """
+
+    centres: Array
+    radii: Array
+    t1_ratio: float
+    t2: float
+    outline: Array
+    halo: float
+    nearness: Array
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        count: tuple[int, int],
+        head: Head,
+        t1_ratio: tuple[float, float] = (1.08, 1.25),
+        halo: float = 1.0,
+    ) -> Lesions:
+        """Between `count[0]` and `count[1]` lesions, most of them next to the ventricles.
+
+        A T1 up to a quarter longer, offset by the higher density: little is seen in T1w.
+        """
+        number = int(rng.integers(count[0], count[1], endpoint=True))
+        chosen = rng.choice(len(head.lesion_sites), number, p=head.lesion_weights)
+        # Longest along x, square to the ventricles (Dawson's fingers); sizes are a choice.
+        radii = np.clip(rng.lognormal(np.log(2.6), 0.4, (number, 1)), 1.5, 7)
+        radii = radii * rng.uniform((1.0, 0.75, 0.75), (1.5, 1.1, 1.1), (number, 3))
+        return cls(
+            head.lesion_sites[chosen],
+            radii.astype(np.float32),
+            t1_ratio=rng.uniform(*t1_ratio),
+            t2=LESION.t2 * rng.uniform(0.7, 1.0),
+            outline=random_knots(rng, _LESION_OUTLINE_MM),
+            halo=halo,
+            nearness=np.linalg.norm(head.ventricle_pull, axis=0),
+        )
+
+    def share(self, where: Array, grid: Grid) -> Array:
+        """Share of lesion in each voxel of `grid`; `where` (x, y, z, 3): its template places."""
+        share = np.zeros(grid.shape, np.float32)
+        if self.halo < 1:
+            near = sample(self.nearness[None], COARSE, where)[0]
+            near *= 1 + 0.15 * field_of(self.outline, _LESION_OUTLINE_MM, grid)
+            share = np.clip((near - self.halo) / _HALO_EDGE, 0, 1)
+        if not len(self.centres):
+            return share
+        places = to_subject(self.centres, where, grid)
+        for centre, radii, place in zip(self.centres, self.radii, places, strict=True):
+            box = _box(place, 2.2 * float(radii.max()), grid)
+            away = np.sqrt((((where[box] - centre) / radii) ** 2).sum(axis=-1))
+            roughness = 1 + 0.25 * field_of(self.outline, _LESION_OUTLINE_MM, grid.part(box))
+            depth = (away * roughness - 1) * float(radii.min())
+            inside = np.clip(0.5 - depth / max(1.2, grid.spacing[0]), 0, 1)
+            share[box] = np.maximum(share[box], inside)
+        return share
+
+
+def _box(place: NDArray[np.float64], reach: float, grid: Grid) -> tuple[slice, slice, slice]:
+    """The voxels within `reach` mm of a place, along each axis."""
+    parts = []
+    for centre, axis in zip(place, grid.axes, strict=True):
+        low, high = np.searchsorted(axis, (centre - reach, centre + reach))
+        parts.append(slice(int(low), int(high)))
+    return parts[0], parts[1], parts[2]

@@ -21,11 +21,10 @@ from scipy.special import ndtr
 
 from mrbridge.phantom.anatomy import Anatomy, paint_head
 from mrbridge.phantom.fields import Array, Grid, random_field
-from mrbridge.phantom.head import Head, template_head
+from mrbridge.phantom.head import LARGEST, Head, deformation, template_head
 from mrbridge.phantom.labels import label_maps, labelled_head
-from mrbridge.phantom.pathology import Pathology
+from mrbridge.phantom.pathology import Lesions, Pathology
 from mrbridge.phantom.settings import PhantomSettings
-from mrbridge.phantom.shape import LARGEST, Lesions, deformation
 from mrbridge.phantom.signals import (
     FAT_IN_FAST_SPIN_ECHO,
     FLUID,
