@@ -10,11 +10,10 @@ Source: DICOM PS3, https://www.dicomstandard.org.
 from __future__ import annotations
 
 from mrbridge.io.dicom.files import nameless
-from mrbridge.io.dicom.parametric_map import NAME as PARAMETRIC_MAP
 from mrbridge.io.dicom.read import read_series
 from mrbridge.io.dicom.scans import choose_series
 from mrbridge.io.dicom.series import Listing, Series, find_series
-from mrbridge.io.dicom.write import Origin, must_be_ours, write_series
+from mrbridge.io.dicom.write import PARAMETRIC_MAP, Origin, must_be_ours, write_series
 
 __all__ = [
     "PARAMETRIC_MAP",

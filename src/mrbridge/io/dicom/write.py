@@ -4,9 +4,10 @@ A derived image names its source and its maker, and says that it is synthetic, i
 viewer or an archive may show; rare tags do not survive de-identification. Tags copied from
 the source are listed one by one, so that neither private tags nor the timing of another sequence
 are copied. UIDs follow from the source, the model and the voxels: the same translation
-gives the same bytes.
+gives the same bytes. An uncertainty map becomes a Parametric Map, which highdicom writes.
 
-Source: PS3.3, A.4 (MR Image IOD), C.7.6.1, C.8.3.1, C.12.1; PS3.16, CID 7005, 7202, 7203.
+Source: PS3.3, A.4 (MR Image IOD), A.75 (Parametric Map IOD), C.7.6.1, C.8.3.1, C.12.1; PS3.16, CID
+7005, 7202, 7203.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import itertools
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, VR, format_number_as_ds
 
 from mrbridge.errors import OutputError
 from mrbridge.io.atomic import atomic_folder, write_json
 from mrbridge.io.dicom.files import calm
 from mrbridge.io.dicom.header import MR, Slice
-from mrbridge.io.dicom.parametric_map import NAME, write_parametric_map
 from mrbridge.io.dicom.read import read_series
 from mrbridge.io.dicom.series import Series, find_series
 from mrbridge.io.ownership import is_our_json
@@ -42,7 +43,7 @@ from mrbridge.reports import counted
 from mrbridge.text import parse_json
 from mrbridge.volume import Volume, corner_distance
 
-REPORT = "report.json"
+REPORT, PARAMETRIC_MAP = "report.json", "uncertainty.dcm"
 
 _KEPT = """
     SpecificCharacterSet TimezoneOffsetFromUTC
@@ -139,17 +140,63 @@ def write_series(
             images.append(one)
         _check(temporary, stored, slope, intercept, volume)
         if uncertainty is not None:
-            series_uid = common.SeriesInstanceUID
-            made = write_parametric_map(
-                uncertainty.voxels.transpose(2, 1, 0)[places],  # (slices, rows, columns)
-                images,
-                temporary,
-                uids=(_uid(series_uid, "map"), _uid(series_uid, "file")),
-                description=f"SYNTHETIC uncertainty ({origin.software}), not for diagnosis",
-            )
-            written.append(folder / made.name)
+            frames = uncertainty.voxels.transpose(2, 1, 0)[places]  # (slices, rows, columns)
+            _write_map(frames, images, temporary, origin)
+            written.append(folder / PARAMETRIC_MAP)
         write_json(temporary / REPORT, report)
     return written
+
+
+def _write_map(
+    frames: NDArray[np.float32], images: Sequence[Dataset], folder: Path, origin: Origin
+) -> None:
+    """Write an uncertainty map, in the order and the unit of the images of the derived series, as
+    one file of 32-bit floats."""
+    try:
+        from highdicom.pm import ParametricMap, RealWorldValueMapping
+    except ImportError as error:
+        raise OutputError(
+            "an uncertainty map in DICOM needs highdicom",
+            path=folder,
+            remedy='Install "mrbridge[dicom]", or leave out --uncertainty.',
+        ) from error
+    top, first = float(max(frames.max(), np.finfo(np.float32).tiny)), images[0]
+    mapping = RealWorldValueMapping(
+        lut_label="uncertainty",
+        lut_explanation="half width of the 90 % interval",
+        unit=Code("[arb'U]", "UCUM", "arbitrary unit"),
+        value_range=(0.0, top),
+        slope=1.0,
+        intercept=0.0,
+    )
+    try:
+        made = ParametricMap(
+            images,
+            np.ascontiguousarray(frames, np.float32),
+            _uid(first.SeriesInstanceUID, "map"),
+            int(first.SeriesNumber) + 1,
+            _uid(first.SeriesInstanceUID, "file"),
+            1,
+            manufacturer=first.Manufacturer,
+            manufacturer_model_name=first.ManufacturerModelName,
+            software_versions=first.SoftwareVersions,
+            device_serial_number="none",
+            contains_recognizable_visual_features=first.get("RecognizableVisualFeatures") == "YES",
+            real_world_value_mappings=[mapping],
+            window_center=top / 2,
+            window_width=top,
+            content_label="UNCERTAINTY",
+            content_description="Half width of the 90 % interval of a synthetic image",
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"its uncertainty map cannot become a DICOM Parametric Map ({error})",
+            path=folder,
+            remedy="Name a NIfTI file, or leave out --uncertainty.",
+        ) from error
+    made.SeriesDescription = f"SYNTHETIC uncertainty ({origin.software}), not for diagnosis"
+    made.SyntheticData = "YES"
+    made.save_as(folder / PARAMETRIC_MAP, enforce_file_format=True)
 
 
 def must_be_ours(folder: Path, source: str | None = None) -> None:
@@ -178,7 +225,7 @@ def _is_ours(file: Path) -> bool:
     """Whether a file is part of a derived series."""
     if file.name == REPORT:
         return True
-    if not re.fullmatch(r"\d+\.dcm", file.name) and file.name != NAME:
+    if not re.fullmatch(r"\d+\.dcm", file.name) and file.name != PARAMETRIC_MAP:
         return False
     with open(file, "rb") as stream:
         head = stream.read(_HEAD)
