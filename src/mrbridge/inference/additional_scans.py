@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.dataset.pairs import show_one_head
 from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
 from mrbridge.inference.in_memory import as_volume
 from mrbridge.io import is_dicom
@@ -198,6 +197,8 @@ def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:
     registered."""
     other = replace(other, volume=stored_like(other.volume, scan))
     if grid_difference(scan, other.volume) is None:
+        from mrbridge.dataset.pairs import show_one_head  # not for models of one scan
+
         slices = [to_slices(black_background(one), None) for one in (scan, other.volume)]
         if not show_one_head(slices[0][0], slices[1][0], slices[0][1].spacing):
             warnings.warn(
