@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mrbridge.evaluation.uses import judge_uses
+from mrbridge.evaluation.summary import judge_uses
 
 GOOD = {
     "registration_error_mm": 0.4,

@@ -33,7 +33,7 @@ from mrbridge.evaluation.result import (
     draw_overall,
     finite,
     interrupted,
-    some,
+    some_files,
     with_figures,
     worst_and_median,
     write_result,
@@ -47,7 +47,6 @@ from mrbridge.evaluation.scoring import (
     voxels_per_case,
 )
 from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.evaluation.uses import judge_uses
 from mrbridge.io.atomic import sha256_of, write_json
 from mrbridge.io.bids import NOT_RAW
 from mrbridge.io.contrast import recognised
@@ -56,7 +55,7 @@ from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import log_left_out
 from mrbridge.models import unnamed
 from mrbridge.parallel import Workers, map_scans, reachable
-from mrbridge.reports import counted
+from mrbridge.reports import counted, some
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
@@ -65,7 +64,6 @@ __all__ = ["EvaluateSettings", "Evaluation", "evaluate", "score"]
 
 log = logging.getLogger(__name__)
 
-_NAMED = 4  # cases, in a remark
 _EMBEDDED = 20  # cases whose images for the viewer are kept until the worst one is known
 
 _Result = TypeVar("_Result")
@@ -259,7 +257,7 @@ def _evaluate(
             use
             for verdict in verdicts
             if verdict.direction in measures
-            for use in judge_uses(
+            for use in summary.judge_uses(
                 verdict.direction,
                 verdict.outcome,
                 measures[verdict.direction],
@@ -295,10 +293,10 @@ def _with_remark(matched: MatchedCases, trained_on: Collection[str]) -> MatchedC
     seen = [case.name for case in cases if _is_among(case, trained_on)] if trained_on else []
     if not seen:
         return matched
-    names = ", ".join(seen[:_NAMED]) + (", …" if len(seen) > _NAMED else "")
     remark = (
-        f"The model was trained on scans of {len(seen)} of the {len(cases)} cases ({names}): their "
-        "scores are inflated. A table (subject, session, contrast, path) of other scans avoids it."
+        f"The model was trained on scans of {len(seen)} of the {len(cases)} cases ({some(seen)}): "
+        "their scores are inflated. A table (subject, session, contrast, path) of other scans "
+        "avoids it."
     )
     warnings.warn(remark, MrbridgeWarning, stacklevel=3)
     return replace(matched, remarks=[*matched.remarks, remark])
@@ -323,7 +321,7 @@ def _unmatched(cases: Sequence[Case], what: Extra, place: Path) -> list[str]:
             path=place,
             remedy="Use equal file names, BIDS names, or one file.",
         )
-    return [f"No {noun} matches {some(without)}."]
+    return [f"No {noun} matches {some_files(without)}."]
 
 
 def _what_to_score(

@@ -20,7 +20,6 @@ from mrbridge.evaluation.measures import catalogue
 from mrbridge.evaluation.registration import PairRegistration
 from mrbridge.evaluation.scoring import Job, Result
 from mrbridge.evaluation.settings import EvaluateSettings
-from mrbridge.evaluation.uses import Use
 from mrbridge.io.atomic import read_json, write_json, write_text
 from mrbridge.io.formats import is_2d
 from mrbridge.io.names import folded
@@ -28,7 +27,7 @@ from mrbridge.io.ownership import is_ours, must_be_ours, must_be_writable
 from mrbridge.io.remote import remove
 from mrbridge.io.temporary import sweep
 from mrbridge.preprocessing.registration import AGREEMENT_MM
-from mrbridge.reports import counted, csv_table, render
+from mrbridge.reports import counted, csv_table, render, some
 from mrbridge.viewer import Embedded, packed_viewer
 
 METHODS = ("model", "floor", "copy")
@@ -37,12 +36,12 @@ METHODS = ("model", "floor", "copy")
 KINDS = ("fit", "plain")
 MEASURES = ("psnr", "ssim", "mae")
 
-_FILES = 4  # listed for each reason in the report
 _ANSWERS = {"yes": "may be used for", "no": "not for", "unknown": "not shown whether for"}
 _ROW = ("case", "subject", "direction")  # the first columns of every table
 
 Mode = Literal["pairs", "unpaired", "files"]
 Outcome = Literal["better", "mixed", "worse", "unknown"]
+Answer = Literal["yes", "no", "unknown"]
 
 REPORT = "report.json"
 """The scores so far of an evaluation that was interrupted."""
@@ -110,6 +109,27 @@ class Verdict:
     direction: str
     outcome: Outcome
     text: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """Whether a synthetic scan may be used for something.
+
+    Attributes:
+        direction: key of the direction, such as `T1w_to_T2w`.
+        use: a stable key.
+        purpose: the same in words, after "may be used for".
+        answer: `yes`, `no`, or `unknown` if the evaluation does not show it.
+        because: the figures.
+        rule: the thresholds.
+    """
+
+    direction: str
+    use: str
+    purpose: str
+    answer: Answer
+    because: str
+    rule: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,7 +246,7 @@ class Evaluation:
             catalogue=catalogue(),
             registered=[one for one in self.cases if one.registration is not None],
             agreement_mm=AGREEMENT_MM,
-            left_out=[(some(names), reason) for reason, names in files.items()],
+            left_out=[(some_files(names), reason) for reason, names in files.items()],
             baselines_fitted_on=sorted({s.baseline_on for s in self.cases if s.baseline_on}),
             settings=", ".join(f"{key} = {value}" for key, value in settings.items()),
         )
@@ -299,11 +319,9 @@ def finite(value: Any) -> Any:
     return value
 
 
-def some(names: Sequence[str]) -> str:
+def some_files(names: Sequence[str]) -> str:
     """The first few different names, and the number of files."""
-    different = list(dict.fromkeys(names))
-    shown = ", ".join(different[:_FILES]) + (", …" if len(different) > _FILES else "")
-    return shown + (f" ({len(names)} files)" if len(names) > 1 else "")
+    return some(list(dict.fromkeys(names))) + (f" ({len(names)} files)" if len(names) > 1 else "")
 
 
 def with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:

@@ -20,7 +20,7 @@ from mrbridge.io.atomic import reading, suffix_of
 from mrbridge.io.bids_name import ENTITIES, BidsName, parse_name
 from mrbridge.io.names import natural_key
 from mrbridge.io.remote import not_fetched
-from mrbridge.reports import counted
+from mrbridge.reports import counted, some
 from mrbridge.text import decode, parse_json, shown
 from mrbridge.volume import CONTRASTS
 
@@ -150,12 +150,11 @@ class Selection:
         for kind, wanted in (("participant", self.participants), ("session", self.sessions)):
             absent = [label for label in wanted if label not in present[kind]]
             there = sorted(present[kind], key=natural_key)
-            some = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
             if absent:
                 raise InputError(
                     f"has no {kind} {' and no '.join(absent)}",
                     path=root,
-                    remedy=f"It has {some}." if there else f"It has no {kind}s.",
+                    remedy=f"It has {some(there, 8)}." if there else f"It has no {kind}s.",
                 )
         reasons = [(scan, self._against(scan)) for scan in found.scans]
         unwanted = [(scan.path, reason) for scan, reason in reasons if reason is not None]

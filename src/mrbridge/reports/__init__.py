@@ -41,6 +41,11 @@ def counted(count: float, noun: str, several: str | None = None) -> str:
     return f"{number} {noun if count == 1 else several or f'{noun}s'}"
 
 
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few of several names."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
 def html_table(rows: Iterable[Iterable[Any]], head: Sequence[str] = ()) -> str:
     """A table for a notebook, with a heading if there is one."""
     lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"] if head else []
