@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
+from typing import Any
 
 
 class Shared:
@@ -45,6 +46,23 @@ class Shared:
 
 without_warnings = Shared(lambda: warnings.catch_warnings(action="ignore"))
 """In a block `with without_warnings()`, no thread shows warnings."""
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """In its block, of several warnings with the same text the first is shown."""
+    show, seen = warnings.showwarning, set[str]()
+
+    def show_once(message: Warning | str, *where: Any, **more: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            show(message, *where, **more)
+
+    warnings.showwarning = show_once
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 @contextmanager

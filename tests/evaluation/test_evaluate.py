@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from html import unescape
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -263,6 +264,16 @@ class TestFaults:
             evaluate(
                 world.Knowing(), bids, mask=tmp_path / "masks", out=tmp_path / "o", settings=QUICK
             )
+
+    def test_a_note_on_a_scan_that_is_read_several_times_is_shown_once(self, world, tmp_path):
+        world.save_subject(tmp_path / "bids", "01", 1)
+        path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        damaged = world.t1w_of(1)
+        damaged[0, 0, 0] = np.nan
+        nib.Nifti1Image(damaged, world.AFFINE).to_filename(path)
+        with pytest.warns(MrbridgeWarning, match="1 voxel was NaN") as caught:
+            evaluate(world.Knowing(), tmp_path / "bids", tmp_path / "out")
+        assert sum("1 voxel was NaN" in str(one.message) for one in caught) == 1
 
 
 class TestRegistered:

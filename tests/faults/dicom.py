@@ -96,6 +96,33 @@ def more_bits(workshop: Workshop) -> Outcome:
 
 
 @fault("dicom")
+def other_scale(workshop: Workshop) -> Outcome:
+    """A slice with another rescale slope than the others"""
+    paths = study(RescaleSlope="1", RescaleIntercept="0")
+    one = dcmread(paths[3])
+    one.RescaleSlope = "3"
+    one.save_as(paths[3])
+    return workshop.translate("study", out="out")
+
+
+@fault("dicom")
+def agent_in_a_slice(workshop: Workshop) -> Outcome:
+    """A slice that names a contrast agent"""
+    paths = study()
+    one = dcmread(paths[3])
+    one.ContrastBolusAgent = "Gadovist"
+    one.save_as(paths[3])
+    return workshop.refuses("study", out="out")
+
+
+@fault("dicom")
+def another_body_part(workshop: Workshop) -> Outcome:
+    """A header that says that it shows a knee"""
+    study(BodyPartExamined="KNEE")
+    return workshop.translate("study", out="out")
+
+
+@fault("dicom")
 def half_a_step_apart(workshop: Workshop) -> Outcome:
     """Two acquisitions in one series, the slices of one between those of the other"""
     one = Volume(scan().voxels.astype("u2"), studies.oblique())

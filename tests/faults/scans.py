@@ -418,6 +418,15 @@ def other_bits(workshop: Workshop) -> Outcome:
 
 
 @fault("numbers")
+def unsigned_as_signed(workshop: Workshop) -> Outcome:
+    """uint16 declared as int16, so that bright voxels are negative"""
+    header, voxels = stored()
+    values = np.frombuffer(voxels, np.int16).astype(float)
+    values *= 60_000 / values.max()
+    return workshop.refuses(put(header, values.astype(np.uint16).tobytes()))
+
+
+@fault("numbers")
 def extreme_scale(workshop: Workshop) -> Outcome:
     """A scale of 1e30 in the header"""
     header, voxels = stored()

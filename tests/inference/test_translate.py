@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from mrbridge.errors import (
     SettingsError,
     SomeScansFailed,
 )
+from mrbridge.inference.in_memory import as_volume
 from mrbridge.inference.settings import TranslateSettings
 from mrbridge.inference.translate import translate
 from mrbridge.inference.translator import Translator
@@ -227,6 +229,30 @@ class TestObjects:
         with pytest.warns(MrbridgeWarning, match="LPS was assumed"):
             made = translate(nib.load(path), assume="LPS", **how)
         assert nib.aff2axcodes(made.affine) == ("L", "P", "S")
+
+    @pytest.mark.parametrize("suffix", [".mgh", ".mgz"])
+    def test_a_freesurfer_image_without_geometry(
+        self, suffix: str, tiny_bundle: Bundle, scan: Path, tmp_path: Path
+    ) -> None:
+        image, path = nib.load(scan), tmp_path / f"T1w{suffix}"
+        nib.save(nib.MGHImage(np.asarray(image.dataobj, np.float32), image.affine), path)
+        how: dict[str, Any] = {"model": tiny_bundle, "device": "cpu"}
+        made = translate(nib.load(path), **how)
+        np.testing.assert_allclose(made.affine, image.affine, atol=1e-4)
+        opened = gzip.open if suffix == ".mgz" else open
+        with opened(path, "rb") as file:
+            content = bytearray(file.read())
+        content[28:30] = bytes(2)
+        with opened(path, "wb") as file:
+            file.write(content)
+        with pytest.raises(InputError, match="goodRASFlag"):
+            translate(nib.load(path), **how)
+
+    def test_a_minc_image_without_geometry(self) -> None:
+        data = Path(nib.__file__).parent / "tests" / "data"
+        with pytest.warns(MrbridgeWarning, match="does not state direction_cosines, start, step"):
+            as_volume(nib.load(data / "minc1-no-att.mnc"))
+        as_volume(nib.load(data / "minc1_1_scale.mnc"))
 
     def test_an_image_of_a_class_that_is_not_written(self, tiny_bundle: Bundle, scan: Path) -> None:
         image = nib.load(scan)

@@ -871,6 +871,61 @@ def test_a_series_that_says_that_it_is_synthetic(tags: dict[str, Any], tmp_path:
     assert series.why_not == "is synthetic already"
 
 
+class TestOneImageIsUnlikeTheOthers:
+    """Tags of the first image do not speak for all."""
+
+    def written(self, folder: Path, index: int, **tags: Any) -> Path:
+        made = datasets(marked(), **T1W)
+        for keyword, value in tags.items():
+            setattr(made[index], keyword, value)
+        save(folder, made)
+        return folder
+
+    @pytest.mark.parametrize("index", [0, 3, 6])
+    def test_another_scale(self, index: int, tmp_path: Path) -> None:
+        made = datasets(marked(), **T1W)
+        for n, one in enumerate(made):
+            one.RescaleSlope, one.RescaleIntercept = ("4" if n == index else "2.01"), "0"
+        save(tmp_path, made)
+        words = f"1 image has .*image {made[index].InstanceNumber}: 4 and 0, not 2.01 and 0"
+        with pytest.warns(MrbridgeWarning, match=words):
+            io.read(tmp_path)
+
+    def test_a_scale_of_its_own_for_every_image(self, tmp_path: Path) -> None:
+        made = datasets(marked(), **T1W)
+        for n, one in enumerate(made):
+            one.RescaleSlope, one.RescaleIntercept = str(1 + n / 2), "0"
+        save(tmp_path, made)
+        assert not io.read(tmp_path).notes
+
+    @pytest.mark.parametrize("index", [0, 3, 6])
+    def test_a_contrast_agent(self, index: int, tmp_path: Path) -> None:
+        self.written(tmp_path, index, ContrastBolusAgent="Gadovist")
+        (series,) = find_series(tmp_path).series
+        assert "ContrastBolusAgent 'Gadovist' in 1 of 7 images" in str(series.why_not)
+
+    @pytest.mark.parametrize(
+        "tags", [{"SyntheticData": "YES"}, {"ImageComments": "synthetic by mrbridge"}]
+    )
+    def test_a_synthetic_one(self, tags: dict[str, str], tmp_path: Path) -> None:
+        self.written(tmp_path, 3, **tags)
+        (series,) = find_series(tmp_path).series
+        assert series.why_not == "is synthetic already"
+
+
+@pytest.mark.parametrize("part", ["KNEE", "ABDOMEN", "LSPINE", "NECK"])
+def test_another_part_of_the_body(part: str, tmp_path: Path) -> None:
+    write_series(tmp_path, BodyPartExamined=part)
+    with pytest.warns(MrbridgeWarning, match=f"another part of the body: {part}"):
+        io.read(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["", "HEAD", "BRAIN", "HEADNECK", "HEAD NECK", "WHOLEBODY"])
+def test_the_head_and_what_may_be_the_head(part: str, tmp_path: Path) -> None:
+    write_series(tmp_path, BodyPartExamined=part)
+    assert not io.read(tmp_path).notes
+
+
 class TestSeveral:
     @pytest.fixture
     def study(self, tmp_path: Path) -> Path:

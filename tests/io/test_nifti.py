@@ -728,6 +728,13 @@ def test_a_sidecar_of_another_scan(
         assert io.read(path).contrast == name
 
 
+def test_a_sidecar_of_another_part_of_the_body(tmp_path: Path) -> None:
+    path = io.write(Volume(np.ones((4, 5, 6), np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
+    path.with_name("scan.json").write_text('{"BodyPartExamined": "KNEE"}')
+    with pytest.warns(MrbridgeWarning, match="another part of the body: KNEE"):
+        io.read(path)
+
+
 def test_sidecars_further_up_in_a_bids_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "sub-1" / "anat"
     path = io.write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -12,8 +13,8 @@ from tests import studies
 
 import mrbridge
 from mrbridge import io
-from mrbridge.errors import MrbridgeWarning
-from mrbridge.io.padding import filled, find_padding, partial_copy, without_padding
+from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.io.padding import filled, find_padding, partial_copy, refuse_wrapped, without_padding
 from mrbridge.volume import Volume
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -211,6 +212,39 @@ def test_a_dicom_file_that_was_copied_in_part(tmp_path: Path) -> None:
     studies.save(tmp_path / "study", made)
     with pytest.warns(MrbridgeWarning, match="series 5: slice 10 of 20 is 0 from its middle"):
         io.read(tmp_path / "study")
+
+
+@pytest.mark.parametrize("brightest", [36_000, 45_000, 65_535])
+@pytest.mark.parametrize("stripped", [False, True])
+@pytest.mark.parametrize("kind", ["nifti", "dicom", "object"])
+def test_unsigned_integers_that_are_declared_as_signed(
+    kind: str, stripped: bool, brightest: int, tmp_path: Path
+) -> None:
+    image = head() * (distance() < 1 if stripped else 1)
+    voxels = (image / image.max() * brightest).astype(np.uint16).view(np.int16)
+    volume, path = Volume(voxels, AFFINE), tmp_path
+    if kind == "nifti":
+        path = io.write(volume, tmp_path / "wrapped.nii")
+    elif kind == "dicom":
+        stored = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}
+        studies.write_series(tmp_path, volume, **stored)
+    with pytest.raises(InputError, match="wrap around at 32767") as caught:
+        mrbridge.translate(volume, model=GOLDEN) if kind == "object" else io.read(path)
+    assert "Convert it again, as uint16" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: np.where(where("one side") | (distance() > 1), -32768, 25 * image),
+        lambda image: 40 * (image - 400),  # inversion recovery with its sign
+        lambda image: 10 * image + np.random.default_rng(1).normal(0, 9000, SHAPE),
+    ],
+)
+def test_signed_integers_are_read(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    voxels = np.clip(change(head()), -32768, 32767).astype(np.int16)
+    assert voxels.min() < -14000
+    refuse_wrapped(voxels)
 
 
 def test_parts_of_the_field_of_view_that_are_empty() -> None:

@@ -55,6 +55,7 @@ from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import log_left_out
 from mrbridge.models import unnamed
 from mrbridge.parallel import Workers, map_scans, reachable
+from mrbridge.quiet import each_warning_once
 from mrbridge.reports import counted, some
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def _evaluate(
     scored: list[Scored] = []
     failures = _unreadable_folders(sources)
     try:
-        _score(jobs, mode, mask is not None, out, workers, scored, failures)
+        with each_warning_once():  # a scan is read several times
+            _score(jobs, mode, mask is not None, out, workers, scored, failures)
     except KeyboardInterrupt:
         if out is not None:
             write_json(out / REPORT, interrupted(scored, failures))

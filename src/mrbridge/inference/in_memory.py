@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError, MrbridgeWarning
 from mrbridge.io.contrast import Identity, of_path
-from mrbridge.io.padding import partial_copy, without_padding
+from mrbridge.io.padding import partial_copy, refuse_wrapped, without_padding
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -118,15 +118,19 @@ def in_kind_of(image: Any, volume: Volume, note: str) -> Any:
 def _voxels_of(image: SpatialImage) -> NDArray[Any]:
     """The voxels of a nibabel image. A compressed file is read to its end, where its checksum is,
     which nibabel does not do."""
-    from nibabel.arrayproxy import is_proxy
+    from nibabel.arrayproxy import ArrayProxy, is_proxy
 
-    name = image.get_filename()
+    name, proxy = image.get_filename(), image.dataobj
     try:
-        voxels = np.asanyarray(image.dataobj)
-        if is_proxy(image.dataobj) and str(name).lower().endswith((".gz", ".mgz")):
-            with gzip.open(name) as file:
-                while file.read(_CHUNK):
-                    pass
+        if not is_proxy(proxy) or not str(name).lower().endswith((".gz", ".mgz")):
+            return np.asanyarray(proxy)
+        with gzip.open(name) as file:
+            if type(proxy) is ArrayProxy:
+                spec = proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter
+                proxy = ArrayProxy(file, spec, order=proxy.order)
+            voxels = np.asanyarray(proxy)
+            while file.read(_CHUNK):
+                pass
     except (OSError, EOFError, zlib.error):
         raise InputError(
             "the file of the image is damaged, truncated or gone",
@@ -163,10 +167,39 @@ def _affine_of(
             )
         affine = assumed_affine(header, shape, assume)
         notes.append(f"has no orientation; {assume} was assumed")
+    else:
+        notes += _default_geometry(image)
     for note in notes:
         warnings.warn(note, MrbridgeWarning, stacklevel=4)
     _check_affine(affine)
     return affine
+
+
+def _default_geometry(image: SpatialImage) -> list[str]:
+    """A note if nibabel took a part of the affine of a MINC file from the defaults of the format;
+    InputError if it made up that of a FreeSurfer file."""
+    from nibabel.freesurfer import MGHImage
+
+    if isinstance(image, MGHImage) and image.file_map["image"].file_like is not None:
+        with image.file_map["image"].get_prepare_fileobj("rb") as file:
+            states_it = file.read(30)[28:] != b"\0\0"  # goodRASFlag, which nibabel sets to 1
+        if not states_it and np.allclose(image.affine, image.header.get_affine()):
+            raise InputError(
+                "does not state its orientation and voxel size (goodRASFlag of MGH is 0)",
+                remedy="Save it as NIfTI with its orientation.",
+            )
+    minc: Any = getattr(image.dataobj, "minc_file", None)
+    if minc is None:
+        return []
+    absent = {
+        name
+        for axis, values in zip(minc._dim_names, minc._dims, strict=True)
+        for name in ("step", "start", "direction_cosines")
+        if axis in minc._spatial_dims and not hasattr(values, name)
+    }
+    if not absent:
+        return []
+    return [f"its MINC file does not state {', '.join(sorted(absent))}; the defaults are used"]
 
 
 def _affine_of_volume(volume: Volume) -> NDArray[np.float64] | None:
@@ -222,6 +255,7 @@ def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
             voxels = voxels.astype(np.float32, copy=False)
         if not np.isfinite(voxels).any():
             raise InputError("the image has no finite voxel", remedy="Leave it out.")
+    refuse_wrapped(voxels)
     voxels, notes = without_padding(voxels)
     for note in notes:
         warnings.warn(note, MrbridgeWarning, stacklevel=4)

@@ -22,7 +22,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mrbridge.io.contrast import Identity, agent_in, of_text, says_no_agent, something_else
+from mrbridge.io.contrast import (
+    Identity,
+    agent_in,
+    normalised,
+    of_text,
+    says_no_agent,
+    something_else,
+)
+from mrbridge.io.vocabulary import ELSEWHERE
 
 MR_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.4{part}" for part in ("", ".1", ".4"))
 """The SOP classes of MR images (PS3.4, B.5): classic, enhanced, enhanced from classic ones."""
@@ -196,6 +204,14 @@ def of_sidecar(sidecar: Mapping[str, Any]) -> Identity:
     return _of_header([Tags(header)])
 
 
+def other_body_part(part: str) -> list[str]:
+    """A note if BodyPartExamined is not the head. It is only a note: the tag is often wrong."""
+    words = normalised(part)
+    if not ELSEWHERE.search(words) or re.search("head|brain|skull|kopf", words):
+        return []
+    return [f"its header says that it shows another part of the body: {part} (BodyPartExamined)"]
+
+
 def part_of(image: Tags) -> str:
     """Which part of a complex image a slice holds: `magnitude`, `phase`, `real` or `imaginary`.
 
@@ -347,15 +363,10 @@ def _after_agent(slices: Sequence[Tags]) -> Identity | None:
     """
     first = slices[0]
     description, protocol = first.text("SeriesDescription"), first.text("ProtocolName")
-    named = first.text("ContrastBolusAgent").strip()
-    given = not _NO_AGENT.fullmatch(named) and not (
-        says_no_agent(named) or re.match(r"(?:no|non|without|none)\b", named, re.IGNORECASE)
-    )
-    tag = f"ContrastBolusAgent '{named}'" if given else ""
-    for item in first.header.get("ContrastBolusAgentSequence") or ():
-        meaning = str(item.get("CodeMeaning", ""))
-        if not _NO_AGENT.fullmatch(meaning) or not meaning:
-            tag = f"ContrastBolusAgentSequence '{meaning}'" if meaning else "a coded agent"
+    tags = [tag for image in slices if (tag := _agent_of(image))]
+    tag = tags[0] if tags else ""
+    if 0 < len(tags) < len(slices):
+        tag += f" in {len(tags)} of {len(slices)} images"
     word = agent_in(description)
     if word is None and not says_no_agent(description) and not _is_of_exam(protocol):
         word = agent_in(protocol)
@@ -365,6 +376,20 @@ def _after_agent(slices: Sequence[Tags]) -> Identity | None:
         how = tag or f"'{word}' in its description"
         return something_else("agent", f"was taken after a contrast agent, by {how}")
     return None
+
+
+def _agent_of(image: Tags) -> str:
+    """The tag that names a contrast agent, and its value; empty if there is none."""
+    named = image.text("ContrastBolusAgent").strip()
+    given = not _NO_AGENT.fullmatch(named) and not (
+        says_no_agent(named) or re.match(r"(?:no|non|without|none)\b", named, re.IGNORECASE)
+    )
+    tag = f"ContrastBolusAgent '{named}'" if given else ""
+    for item in image.header.get("ContrastBolusAgentSequence") or ():
+        meaning = str(item.get("CodeMeaning", ""))
+        if not _NO_AGENT.fullmatch(meaning) or not meaning:
+            tag = f"ContrastBolusAgentSequence '{meaning}'" if meaning else "a coded agent"
+    return tag
 
 
 def _acquisition(image: Tags) -> _Acquisition:

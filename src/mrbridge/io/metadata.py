@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from mrbridge.errors import InputError, MrbridgeWarning, about
 from mrbridge.io import names
-from mrbridge.io.acquisition import of_sidecar
+from mrbridge.io.acquisition import of_sidecar, other_body_part
 from mrbridge.io.atomic import reading, sidecar_path
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path, of_text, own_contrasts, synthetic_in
@@ -268,17 +268,19 @@ def sidecar_says(scan: Path, contrast: str | None) -> tuple[bool, tuple[str, ...
     marks = (str(sidecar.get(key, "")) for key in _MARKS)
     synthetic = str(sidecar.get("SyntheticData")).upper() in ("TRUE", "YES")
     synthetic = synthetic or any(map(synthetic_in, marks))
+    notes = tuple(other_body_part(str(sidecar.get("BodyPartExamined") or "")))
     if contrast is None or sidecar.keys().isdisjoint(_SCANNER):
-        return synthetic, ()
+        return synthetic, notes
     found = of_sidecar(sidecar)
     # Not all state the time of an inversion, or that there is one.
     no_inversion = (contrast, found.contrast) == ("FLAIR", "T2w") or (
         (contrast, found.contrast) == ("T1w", "PDw") and "ScanningSequence" not in sidecar
     )
     if found.is_doubtful or no_inversion or (found.contrast in (None, contrast) and not found.kind):
-        return synthetic, ()
+        return synthetic, notes
     is_it = "" if found.is_other else f"it is {found.contrast}: "
-    return synthetic, (f"its sidecar contradicts its name, {contrast}: {is_it}{found.reason}",)
+    contradiction = f"its sidecar contradicts its name, {contrast}: {is_it}{found.reason}"
+    return synthetic, (*notes, contradiction)
 
 
 def _parts(path: Path) -> tuple[set[str], str]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
 from mrbridge.io.nifti_header import find_affine, header_for, mark, other_by_intent
-from mrbridge.io.padding import partial_copy, without_padding
+from mrbridge.io.padding import partial_copy, refuse_wrapped, without_padding
 from mrbridge.reports import counted
 from mrbridge.threads import usable_cores
 from mrbridge.volume import MAX_VOXELS, Volume, check_size
@@ -118,6 +118,7 @@ def read(path: Path, *, volume: int | None = None, assume: str | None = None) ->
     affine = find_affine(header, voxels.shape, assume, notes)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).any():
         raise _damaged("has no finite voxel")
+    refuse_wrapped(voxels)
     voxels, replaced = without_padding(voxels)
     notes.extend(replaced)
     synthetic, other = _is_synthetic(header), other_by_intent(header)

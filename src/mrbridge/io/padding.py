@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mrbridge.errors import InputError
 from mrbridge.reports import counted
 
 _SAMPLE = 1 << 18  # voxels in which a value that many share is looked for
@@ -32,6 +33,8 @@ _LARGE_PART = 0.25  # of an image that may be missing
 _SMALL_PART, _SAME = 0.1, 0.8  # of a slice: its smaller part; what two slices show alike
 _REST_OF_ROW = 0.2  # of what a row shows, after which it ends there by itself
 _FEWEST_SHOWN = 100  # voxels of a slice, or of its smaller part
+_FEWEST_WRAPS = 8  # values that a wrap-around makes negative, of which one could be padding
+_NOISE = 0.1  # the most neighbours at opposite ends of the range, for each of two signs near 0
 _EVEN = 1e-3  # share of the range within which values count as one, after interpolation
 
 
@@ -148,6 +151,33 @@ def partial_copy(voxels: NDArray[Any]) -> list[str]:
         f"slices {end + 2} to {voxels.shape[2]} are 0, and slice {end + 1} is as full as others: "
         "the field of view ends there, or the file was copied only in part"
     ]
+
+
+def refuse_wrapped(voxels: NDArray[Any]) -> None:
+    """Refuse (InputError) large unsigned integers that were stored, or read, as signed ones.
+
+    Neighbours are then near opposite ends of the range; in signed images they are near 0.
+    Padding of -32768 next to bright voxels is a single value.
+
+    Args:
+        voxels: as they are stored, without a scale.
+    """
+    if voxels.dtype.kind != "i" or voxels.dtype.itemsize > 2:
+        return
+    end = np.iinfo(voxels.dtype).max
+    if voxels.min() > -end / 2 or voxels.max() < end / 2:
+        return
+    first, second = voxels[1:].astype(np.int32), voxels[:-1].astype(np.int32)
+    two_signs = first * second < 0
+    near_end = two_signs & (np.minimum(abs(first), abs(second)) > end / 2)
+    near_zero = two_signs & (np.maximum(abs(first), abs(second)) < end / 2)
+    values = np.unique(np.minimum(first, second)[near_end]).size
+    is_signed = np.count_nonzero(near_end) <= _NOISE * np.count_nonzero(near_zero)
+    if values >= _FEWEST_WRAPS and not is_signed:
+        raise InputError(
+            f"its intensities wrap around at {end}: unsigned integers are declared as signed ones",
+            remedy=f"Convert it again, as u{voxels.dtype.name} or float32.",
+        )
 
 
 def _stops(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -154,6 +154,12 @@ OTHERS = _others(
     ("other modality", "is of another modality", r"fdg|pet|spect|fluoro"),
     ("screen save", "is a screenshot or a report", r"screen ?(?:save|shot)|report"),
 )  # fmt: skip
+ELSEWHERE = _words(
+    r"abdom[a-z]*|ankle|aorta|arm|bladder|breasts?|[clt]? ?spine|chest|elbow|extremity|femur|"
+    r"finger|foot|forearm|hand|heart|hips?|humerus|kidneys?|knees?|knie|genou|rodilla|ginocchio|"
+    r"legs?|liver|lung|neck|pancreas|pelvis|prostate|shoulder|spleen|thigh|thorax|toe|uterus|wrist"
+)
+"""Parts of the body other than the head (PS3.16, annex L)."""
 SYNTHETIC = _words(
     r"synth(?! (?:strip|seg|morph|rad)\b)|synthetic|synthetique|synthetisch[a-z]*|sintetic[ao]|"
     r"synthesi[sz]ed|synthsr|fake"

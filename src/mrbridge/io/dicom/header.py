@@ -34,6 +34,7 @@ _TAGS: tuple[Keyword, ...] = (
     *"""
     SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID
     FrameOfReferenceUID PatientID PatientName PatientBirthDate StudyDate Modality Manufacturer
+    BodyPartExamined
     ImageType SeriesNumber SeriesDescription ProtocolName InstanceNumber AcquisitionNumber
     ImagesInAcquisition
     TemporalPositionIdentifier ImageComments DerivationDescription SyntheticData

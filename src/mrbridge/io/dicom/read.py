@@ -15,7 +15,7 @@ from mrbridge.io.dicom.files import calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
 from mrbridge.io.dicom.header import Slice
 from mrbridge.io.dicom.series import Series
-from mrbridge.io.padding import partial_copy
+from mrbridge.io.padding import partial_copy, refuse_wrapped
 from mrbridge.reports import counted
 from mrbridge.volume import MAX_VOXELS, Volume
 
@@ -111,6 +111,7 @@ def _stack(slices: Sequence[Slice]) -> tuple[NDArray[Any], list[str]]:
     assert voxels is not None
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise damaged(first.file, "has intensities that are not finite")
+    refuse_wrapped(voxels)
     notes = partial_copy(voxels)
     if cut:
         images = counted(cut, "image has", "images have")

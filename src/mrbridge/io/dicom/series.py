@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mrbridge.errors import InputError
-from mrbridge.io.acquisition import of_series, part_of
+from mrbridge.io.acquisition import of_series, other_body_part, part_of
 from mrbridge.io.contrast import Identity, something_else, synthetic_in
 from mrbridge.io.dicom.decode import grouped, without_copies
 from mrbridge.io.dicom.files import NO_DICOM, DicomFile, calm, find_files
@@ -32,7 +32,9 @@ from mrbridge.volume import check_size
 
 UNREADABLE = ("no image", "screen save", "mosaic")  # kinds that `--force` does not read
 _ECHO_APART_MS = 0.05  # echo times closer than this are one echo
+_MARKS = ("SeriesDescription", "ImageComments", "ImageType")  # that may say "synthetic"
 _OVERLAPPING = 0.75  # of the thickness: slices closer than this overlap
+_SAME_SCALE = 0.05  # relative difference of scales that changes little
 _VARYING = 0.05  # times of one acquisition are rounded, or follow a trigger
 
 _MAYBE_SEVERAL = (
@@ -394,6 +396,25 @@ def _fault(slices: list[Slice]) -> InputError | None:
     return InputError(message, path=first.path, remedy=first.remedy)
 
 
+def _other_scales(slices: Sequence[Slice]) -> list[str]:
+    """A note if some images have another intensity scale than most. Programs that scale every image
+    to its own range give nearly all of them different ones."""
+    scales = [
+        (part.number("RescaleSlope") or 1.0, part.number("RescaleIntercept") or 0.0)
+        for part in slices
+    ]
+    usual, count = Counter(scales).most_common(1)[0]
+    others = [n for n, scale in enumerate(scales) if not np.allclose(scale, usual, _SAME_SCALE)]
+    if not others or count <= len(slices) / 2:
+        return []
+    first = others[0]
+    return [
+        f"{counted(len(others), 'image has', 'images have')} another RescaleSlope or "
+        f"RescaleIntercept than the others ({slices[first].shown}: {scales[first][0]:g} and "
+        f"{scales[first][1]:g}, not {usual[0]:g} and {usual[1]:g}): intensities may be wrong there"
+    ]
+
+
 def _must_be_one_acquisition(slices: Sequence[Slice]) -> None:
     for keyword in ("SeriesNumber", "RepetitionTime", "InversionTime", "FlipAngle"):
         found = {value for part in slices if (value := part.number(keyword)) is not None}
@@ -426,6 +447,8 @@ def _series(
     assumed = list(dict.fromkeys(note for part in echoes[0] for note in part.assumed))
     if identity.is_doubtful and identity.contrast != "PDw":  # the first echo of a T2w series
         assumed.append(f"is taken for {identity.contrast}: {identity.reason}")
+    assumed += other_body_part(first.text("BodyPartExamined"))
+    assumed += [note for echo in echoes for note in _other_scales(echo)]
     frames = {part.text("FrameOfReferenceUID") for part in echoes[0]} - {""}
     if len(frames) > 1:
         assumed.append(f"its images name {len(frames)} frames of reference, taken as one")
@@ -449,7 +472,8 @@ def _series(
     if geometry is not None:
         assumed += thinned(first, geometry)
     number = first.number("SeriesNumber")
-    marks = (first.text(k) for k in ("SeriesDescription", "ImageComments", "ImageType"))
+    parts = echoes[0]
+    marks = {part.text(keyword) for part in parts for keyword in _MARKS}
     return Series(
         uid=first.text("SeriesInstanceUID"),
         study=first.text("StudyInstanceUID"),
@@ -457,7 +481,8 @@ def _series(
         part=None,
         description=first.text("SeriesDescription"),
         identity=identity,
-        synthetic=first.text("SyntheticData").upper() == "YES" or any(map(synthetic_in, marks)),
+        synthetic=any(part.text("SyntheticData").upper() == "YES" for part in parts)
+        or any(map(synthetic_in, marks)),
         echoes=tuple(tuple(stack) for stack in echoes),
         geometry=geometry,
         refusal=refusal,
