@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import mrbridge
 from mrbridge import errors
-from mrbridge.errors import InputError, MrbridgeError, StoreError, must_exist
+from mrbridge.errors import InputError, MrbridgeError, MrbridgeWarning, StoreError, must_exist
 
 KINDS = [
     kind
@@ -44,3 +45,12 @@ def test_what_must_exist(tmp_path: Path) -> None:
         must_exist(tmp_path / "absent")
     with pytest.raises(StoreError, match=r"absent: does not exist\. Make it"):
         must_exist(str(tmp_path / "absent"), StoreError, "Make it.")
+
+
+def test_a_warning_names_the_file_and_the_line_of_the_caller(tmp_path: Path) -> None:
+    table = tmp_path / "scans.csv"
+    table.write_text("contrast,path\nT1w,a.nii\n", encoding="utf-16")
+    with pytest.warns(MrbridgeWarning) as caught, pytest.raises(InputError):
+        mrbridge.prepare(table, tmp_path / "store")
+    assert {one.filename for one in caught} == {__file__}
+    assert str(caught[0].message) == f"{table}: is not UTF-8; it is read as utf-16"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -152,6 +154,15 @@ class Interrupted(MrbridgeError):
 
 class MrbridgeWarning(UserWarning):
     """Something that was mended or assumed, and that the user should know."""
+
+
+def warn(what: str, path: str | Path | None = None) -> None:
+    """Warn of something, about a file if there is one, as at the line that called mrbridge."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_globals.get("__name__", "").partition(".")[0] == "mrbridge" and frame.f_back:
+        level, frame = level + 1, frame.f_back
+    text = what if path is None else f"{shown(path)}: {what}"
+    warnings.warn(text, MrbridgeWarning, stacklevel=level)
 
 
 def as_error(error: Exception) -> MrbridgeError:

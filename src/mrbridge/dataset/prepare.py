@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,9 +36,9 @@ from mrbridge.errors import (
     InputError,
     Interrupted,
     MrbridgeError,
-    MrbridgeWarning,
     OutputError,
     SomeScansFailed,
+    warn,
 )
 from mrbridge.extensions import completed
 from mrbridge.io.atomic import write_json, writing
@@ -305,12 +304,10 @@ def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
     ]
     if several:
         count = f"{len(several)} files are" if len(several) > 1 else "one file is"
-        warnings.warn(
+        warn(
             f"{count} in several splits, or as several contrasts, under different names, such as "
             f"{several[0][0].id} and {several[0][1].id}: scores will be inflated. mrbridge inspect "
-            "--fix writes a table without copies.",
-            MrbridgeWarning,
-            stacklevel=2,
+            "--fix writes a table without copies."
         )
 
 
@@ -325,13 +322,11 @@ def _warn_about_sizes(records: Sequence[ScanRecord]) -> None:
     medians = sorted((median(sizes), contrast) for contrast, sizes in pixels.items())
     (small, smaller), (large, larger) = medians[0], medians[-1]
     if large > _OTHER_SIZE * small:
-        warnings.warn(
+        warn(
             f"heads in the {larger} images are about {large / small:.1f} times as large as in the "
             f"{smaller} images (by the median, {large:.0f} and {small:.0f} pixels): 2D images have "
             "no pixel size, so a model would learn to change the size of heads. Resample one of "
-            "them to the pixel size of the other",
-            MrbridgeWarning,
-            stacklevel=2,
+            "them to the pixel size of the other"
         )
 
 
@@ -351,12 +346,10 @@ def _warn_about_2d_pairs(store: Store) -> None:
             others.append(few[0])
     if others:
         source, target = others[0]
-        warnings.warn(
+        warn(
             f"2D images of {len(others)} of {len(pairs)} subjects, such as {source.name} and "
             f"{target.name} of {source.subject}, do not show the same anatomy, though they count "
-            "as pairs: they are of two people or two slice positions, or the head moved",
-            MrbridgeWarning,
-            stacklevel=2,
+            "as pairs: they are of two people or two slice positions, or the head moved"
         )
 
 

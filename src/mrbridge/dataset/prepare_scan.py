@@ -23,10 +23,9 @@ from mrbridge.dataset.store import (
     read_if_current,
     write_scan,
 )
-from mrbridge.errors import InputError, MrbridgeError, as_error
+from mrbridge.errors import InputError, MrbridgeError, as_error, warn
 from mrbridge.io import read
 from mrbridge.io.atomic import sha256_of
-from mrbridge.io.metadata import warn_about
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, black_background, crop_to_head
@@ -163,7 +162,7 @@ def prepare_scan(job: Job, found: dict[Scan, _Found] | None = None) -> ScanRecor
         raise InputError(other, path=scan.path, remedy="Leave it out, or use --force.")
     if volume.is_2d and volume.voxels.min() == volume.voxels.max():
         return None
-    volume = black_background(volume, scan.contrast, partial(warn_about, scan.path))
+    volume = black_background(volume, scan.contrast, partial(warn, path=scan.path))
     reference = _Reference()
     if job.reference is not None and job.registers:
         reference = _register(volume, job.reference, settings)
@@ -227,10 +226,10 @@ def _compare(result: Preprocessed, known: _Found | None, scan: Scan, reference: 
         return
     if not show_one_head(result.slices + 1, known[2] + 1, result.grid.spacing):
         series = f"{scan.name} of subject {scan.subject} " if scan.series else ""
-        warn_about(
-            scan.path,
+        warn(
             f"{series}does not show the anatomy of {reference.name}, though both are on one grid "
             "and of one subject: one of them is of another person, or the head moved",
+            scan.path,
         )
 
 

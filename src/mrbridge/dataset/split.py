@@ -15,7 +15,6 @@ slices at most one more leaves the training split with each further slice.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Range, ScanRecord
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, warn
 from mrbridge.io.names import natural_key
 
 Segments = dict[str, list[Range]]
@@ -69,11 +68,9 @@ def split_scans(requests: Sequence[Request], settings: PrepareSettings) -> dict[
     result |= _split_free(free, settings, wanted, with_test="test" not in asked)
     lost = {r.subject for r in free if r.subject in wanted and "train" not in result[r.id]}
     if lost:
-        warnings.warn(
+        warn(
             f"no scan has the split val: {len(lost)} of the {len(wanted)} subjects with the split "
-            "train are held out",
-            MrbridgeWarning,
-            stacklevel=2,
+            "train are held out"
         )
     return result
 

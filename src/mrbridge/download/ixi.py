@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from mrbridge import progress
 from mrbridge.download.fetch import RemoteFile, Session
 from mrbridge.download.folder import Archive, ArchivedScan, Folder, Report
 from mrbridge.download.settings import DownloadSettings
-from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
+from mrbridge.errors import InputError, SettingsError, warn
 from mrbridge.io.atomic import write_json, write_text
 from mrbridge.io.bids_name import BIDS_VERSION
 from mrbridge.io.metadata import filled_texts
@@ -184,7 +183,7 @@ def write_participants(session: Session, out: Path, hospitals: Mapping[str, str]
     try:
         people = read_people(session.retry(session.read, "GET", url)[0])
     except (InputError, ValueError) as error:
-        warnings.warn(f"no age and sex of the subjects: {error}", MrbridgeWarning, stacklevel=2)
+        warn(f"no age and sex of the subjects: {error}")
     more = pd.DataFrame({"site": hospitals}).combine_first(people)
     table = old.where(old != _UNKNOWN).combine_first(more)
     table = table.reindex(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, warn
 from mrbridge.evaluation.partners import files_below, partner, words_of
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids import find_scans, told_apart
@@ -283,9 +282,7 @@ def _brain_masks(root: Path) -> dict[tuple[str, str], Path]:
             continue
         missing = not_fetched(path)
         if missing is not None:
-            warnings.warn(
-                f"{missing} Without it, this mask is not used.", MrbridgeWarning, stacklevel=2
-            )
+            warn(f"{missing} Without it, this mask is not used.")
         elif name is not None:
             masks.setdefault((name.entities["sub"], name.entities.get("ses", "")), path)
     return masks

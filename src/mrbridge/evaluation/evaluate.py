@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,9 +14,9 @@ from mrbridge.errors import (
     InputError,
     Interrupted,
     MrbridgeError,
-    MrbridgeWarning,
     OutputError,
     SomeScansFailed,
+    warn,
 )
 from mrbridge.evaluation import summary
 from mrbridge.evaluation.cases import Case, Direction, MatchedCases, find_pairs, find_synthetic
@@ -237,7 +236,7 @@ def _evaluate(
         )
     doubts, lesions_left_out = summary.doubts(scored), summary.lesions_left_out(scored)
     for remark in (*doubts, *(one for one in lesions_left_out if NO_RING in one)):
-        warnings.warn(remark, MrbridgeWarning, stacklevel=3)  # not of small lesions, by definition
+        warn(remark)  # not of small lesions, by definition
     remarks += [*doubts, *lesions_left_out]
     used = tuple(dict.fromkeys(direction for job in jobs for direction in job.directions))
     means = summary.summarise(scored)
@@ -300,7 +299,7 @@ def _with_remark(matched: MatchedCases, trained_on: Collection[str]) -> MatchedC
         "their scores are inflated. A table (subject, session, contrast, path) of other scans "
         "avoids it."
     )
-    warnings.warn(remark, MrbridgeWarning, stacklevel=3)
+    warn(remark)
     return replace(matched, remarks=[*matched.remarks, remark])
 
 

@@ -7,7 +7,6 @@ map.
 from __future__ import annotations
 
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mrbridge.errors import InputError, MrbridgeWarning, must_exist
+from mrbridge.errors import InputError, must_exist, warn
 from mrbridge.io.atomic import stem_of, suffix_of
 from mrbridge.io.contrast import guess_contrast, of_path, of_text
 from mrbridge.io.formats import is_readable, walk
@@ -219,9 +218,7 @@ def with_found_files(case: Case) -> Case:
     masks = (mask_path(path, name) for path in case.images.values() for name in _LESION_MASKS)
     lesions = case.lesions or next((mask for mask in masks if mask is not None), None)
     if lesions is not None and (missing := not_fetched(lesions)) is not None:
-        warnings.warn(
-            f"{missing} Without it, lesions are not measured.", MrbridgeWarning, stacklevel=2
-        )
+        warn(f"{missing} Without it, lesions are not measured.")
         lesions = None
     uncertainty = case.uncertainty
     if uncertainty is None and case.synthetic is not None:

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mrbridge.errors import InputError
+from mrbridge.errors import InputError, warn
 from mrbridge.evaluation.cases import Case, Direction
 from mrbridge.evaluation.settings import EvaluateSettings
 from mrbridge.io import read
 from mrbridge.io.atomic import about
-from mrbridge.io.metadata import warn_about
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.remote import not_fetched
 from mrbridge.preprocessing.foreground import Head, black_background
@@ -165,7 +164,7 @@ class CaseScans:
         _must_be_of_one_contrast(list(real.values()), made, self._path)
         self.source = None if case.source is None else black_background(read(case.source))
         self._scans = {
-            contrast: black_background(volume, tell=partial(warn_about, case.images[contrast]))
+            contrast: black_background(volume, tell=partial(warn, path=case.images[contrast]))
             for contrast, volume in self.volumes.items()
         }
         if self.synthetic is not None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrbridge.errors import InputError, MrbridgeWarning, SettingsError
+from mrbridge.errors import InputError, SettingsError, warn
 from mrbridge.inference.in_memory import as_volume
 from mrbridge.io import is_dicom
 from mrbridge.io.remote import localise
@@ -201,11 +200,9 @@ def _on_grid_of(scan: Volume, other: PlacedScan, shown: str) -> PlacedScan:
 
         slices = [to_slices(black_background(one), None) for one in (scan, other.volume)]
         if not show_one_head(slices[0][0], slices[1][0], slices[0][1].spacing):
-            warnings.warn(
+            warn(
                 f"{shown} does not show the anatomy of the scan, though both are on one grid: it "
-                "is of another person, or the head moved",
-                MrbridgeWarning,
-                stacklevel=2,
+                "is of another person, or the head moved"
             )
         return other
     try:

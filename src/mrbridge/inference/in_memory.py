@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, warn
 from mrbridge.io.contrast import Identity, of_path
 from mrbridge.io.padding import partial_copy, refuse_wrapped, without_padding
 from mrbridge.volume import Volume
@@ -57,7 +56,7 @@ def as_volume(image: Any, index: int | None = None, assume: str | None = None) -
             raise InputError("the image has no affine", remedy="Give it one.")
         voxels = _three_axes(_voxels_of(image), index)
         for note in partial_copy(voxels):
-            warnings.warn(note, MrbridgeWarning, stacklevel=3)
+            warn(note)
         affine = _affine_of(image, voxels.shape, assume)
         marked = False
         if "descrip" in getattr(image.header, "keys", tuple)():
@@ -170,7 +169,7 @@ def _affine_of(
     else:
         notes += _default_geometry(image)
     for note in notes:
-        warnings.warn(note, MrbridgeWarning, stacklevel=4)
+        warn(note)
     _check_affine(affine)
     return affine
 
@@ -258,5 +257,5 @@ def _finite(voxels: NDArray[Any]) -> NDArray[Any]:
     refuse_wrapped(voxels)
     voxels, notes = without_padding(voxels)
     for note in notes:
-        warnings.warn(note, MrbridgeWarning, stacklevel=4)
+        warn(note)
     return voxels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mrbridge.errors import InputError, MrbridgeWarning, OutputError, about
+from mrbridge.errors import InputError, OutputError, about, warn
 from mrbridge.io import image2d
 from mrbridge.io.atomic import reading, suffix_of, writing
 from mrbridge.io.contrast import of_path
@@ -92,7 +91,7 @@ def read(
         synthetic |= result.synthetic
         result = replace(result, synthetic=synthetic, notes=(*result.notes, *notes))
     for note in result.notes:
-        warnings.warn(f"{path}: {note}", MrbridgeWarning, stacklevel=3)
+        warn(note, path)
     other = identity.objection if not result.synthetic or identity.is_other else None
     return replace(result, contrast=identity.contrast, other=other or result.other)
 

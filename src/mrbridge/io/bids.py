@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning, must_exist
+from mrbridge.errors import InputError, must_exist, warn
 from mrbridge.io import names
 from mrbridge.io.atomic import stem_of
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path, own_contrasts, recognised
 from mrbridge.io.formats import FORMATS, all_files, is_2d, is_dicom, is_readable
-from mrbridge.io.metadata import participant_splits, read_text, scans_of_table, warn_about
+from mrbridge.io.metadata import participant_splits, read_text, scans_of_table
 from mrbridge.io.remote import localise, not_fetched
 from mrbridge.io.scans import ANY, DATATYPES, FoundScans, Scan, prefer_raw
 from mrbridge.reports import counted
@@ -156,13 +155,11 @@ def _warn_of_similar(scans: Sequence[Scan]) -> None:
             groups[only_case].append(" and ".join(several))
     for only_case, found in groups.items():
         more = f" (and {len(found) - 1} more such groups)" if len(found) > 1 else ""
-        warnings.warn(
+        warn(
             f"the subjects {found[0]}{more} differ only in "
             + ("case or in the encoding of their accents" if only_case else "leading zeros")
             + ", and are treated as several people: rename them if they are one"
-            + (_CASE_REMEDY if only_case else ""),
-            MrbridgeWarning,
-            stacklevel=2,
+            + (_CASE_REMEDY if only_case else "")
         )
 
 
@@ -190,9 +187,9 @@ def _in_bids(root: Path, datatypes: Collection[str | None], force: bool) -> Foun
             found.scans.append(replace(scan, split=splits.get(str(scan.subject))))
     absent = sorted(splits.keys() - {scan.subject for scan in found.scans})
     if absent:
-        warn_about(
-            root / "participants.tsv",
+        warn(
             f"has splits of {counted(len(absent), 'subject')} without scans, such as {absent[0]}",
+            root / "participants.tsv",
         )
     return found
 
@@ -259,7 +256,7 @@ def _bidsignore(file: Path) -> Callable[[str], bool]:
         return GitIgnoreSpec.from_lines(read_text(file).splitlines()).match_file
     except (InputError, ValueError) as error:
         message = error.what if isinstance(error, InputError) else str(error)
-        warn_about(file, f"{message}; it is not used")
+        warn(f"{message}; it is not used", file)
         return lambda path: False
 
 
@@ -309,7 +306,7 @@ def told_apart(scans: Sequence[Scan], root: Path) -> list[Scan]:
         return list(scans)
     example = ", ".join("/".join(folders) for folders in sorted(places[several[0]])[:2])
     what = counted(len(several), "name of a subject is", "names of subjects are")
-    warn_about(root, f"{what} in several folders, and treated as several people: {example}")
+    warn(f"{what} in several folders, and treated as several people: {example}", root)
     return [
         replace(scan, subject="_".join(dict.fromkeys([*own[scan.path], str(scan.subject)])))
         if scan.subject in several and scan.path in own

@@ -15,7 +15,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
-from mrbridge.errors import InputError, MrbridgeWarning, about
+from mrbridge.errors import InputError, MrbridgeWarning, about, warn
 from mrbridge.io import names
 from mrbridge.io.acquisition import of_sidecar, other_body_part
 from mrbridge.io.atomic import reading, sidecar_path
@@ -23,7 +23,7 @@ from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import of_path, of_text, own_contrasts, synthetic_in
 from mrbridge.io.remote import fetch, path_in_table
 from mrbridge.io.scans import FoundScans, Scan
-from mrbridge.text import decode, did_you_mean, parse_json, shown
+from mrbridge.text import decode, did_you_mean, parse_json
 
 DESCRIPTION = "dataset_description.json"
 _CORRECT = "Correct it; bids-validator shows more."
@@ -57,7 +57,7 @@ def _decoded(file: Path) -> tuple[str, str]:
 
 def _warn_of_encoding(file: Path, encoding: str) -> None:
     if encoding != "utf-8":
-        warn_about(file, f"is not UTF-8; it is read as {encoding}")
+        warn(f"is not UTF-8; it is read as {encoding}", file)
 
 
 def filled_texts(file: Path, **values: object) -> dict[str, Any]:
@@ -66,11 +66,6 @@ def filled_texts(file: Path, **values: object) -> dict[str, Any]:
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", str(value))
     return tomllib.loads(text)
-
-
-def warn_about(file: Path, what: str) -> None:
-    """Warn about a file of the dataset."""
-    warnings.warn(f"{shown(file)}: {what}", MrbridgeWarning, stacklevel=3)
 
 
 def scans_of_table(table: Path, *, force: bool = False) -> FoundScans:
@@ -128,10 +123,10 @@ def _warn_of_columns(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) ->
     for column in sorted(columns - _KNOWN_COLUMNS):
         hint = did_you_mean(column, _KNOWN_COLUMNS - columns, 0.75)
         if hint:
-            warn_about(table, f"its column '{column}' is not read{hint}")
+            warn(f"its column '{column}' is not read{hint}", table)
             return
     if columns and "subject" not in columns:
-        warn_about(table, "has no column 'subject': whose scans they are is not known")
+        warn("has no column 'subject': whose scans they are is not known", table)
 
 
 def _warn_of_names(table: Path, scans: Sequence[Scan], lines: Sequence[int]) -> None:
@@ -152,7 +147,7 @@ def _warn_of_names(table: Path, scans: Sequence[Scan], lines: Sequence[int]) -> 
                 problems.append(f"lines {first} and {line} name two subjects for files of {label}")
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-        warn_about(table, f"contradicts the names of its files: {problems[0]}{more}")
+        warn(f"contradicts the names of its files: {problems[0]}{more}", table)
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -201,7 +196,7 @@ def participant_splits(table: Path) -> dict[str, str]:
     try:
         rows = _rows(table)
     except InputError as error:
-        warn_about(table, f"{error.what}; its splits, if it has any, are not used")
+        warn(f"{error.what}; its splits, if it has any, are not used", table)
         return {}
     problems = []
     for line, row in rows:
@@ -214,7 +209,7 @@ def participant_splits(table: Path) -> dict[str, str]:
             problems.append(f"line {line} has another split of {subject}")
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-        warn_about(table, f"{problems[0]}, which is not used{more}")
+        warn(f"{problems[0]}, which is not used{more}", table)
     return splits
 
 
@@ -301,7 +296,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError("is not a JSON object", path=path, remedy=_CORRECT)
     _warn_of_encoding(path, encoding)
     if not_json:
-        warn_about(path, f"holds {not_json[0]}, which JSON does not have; it is read as null")
+        warn(f"holds {not_json[0]}, which JSON does not have; it is read as null", path)
     return content
 
 
@@ -309,5 +304,5 @@ def _read_if_possible(path: Path) -> dict[str, Any]:
     try:
         return _read_json(path)
     except InputError as error:
-        warn_about(path, f"{error.what}; it is not used")
+        warn(f"{error.what}; it is not used", path)
         return {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mrbridge import interruption, progress
-from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error
+from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error, warn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -117,7 +117,7 @@ class Outcome(Generic[Result]):
         """The result, after its warnings and logs are repeated in this process."""
         for logger, level, words in self.heard:
             if logger is None:
-                warnings.warn(words, MrbridgeWarning, stacklevel=4)
+                warn(words)
             else:
                 logging.getLogger(logger).log(level, "%s", words)
         return self.result

@@ -12,7 +12,6 @@ import json
 import logging
 import pickle
 import shutil
-import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ import torch
 
 from mrbridge.bundle import load_bundle, save_bundle
 from mrbridge.dataset.store import Store
-from mrbridge.errors import BundleError, InputError, MrbridgeWarning, SettingsError
+from mrbridge.errors import BundleError, InputError, SettingsError, warn
 from mrbridge.io.atomic import atomic_path
 from mrbridge.manifest import BundleManifest
 from mrbridge.reports import counted
@@ -252,11 +251,10 @@ def check_resumable(
         remedy = "Name the run's own store, or start a new run with --from this one."
         raise SettingsError(f"this run {what}", path=run, remedy=remedy)
     if known["scans"] != now["scans"]:
-        warnings.warn(
+        warn(
             f"{run}: the store holds other scans than this run was trained on, or splits them "
             "otherwise; it continues with these",
-            MrbridgeWarning,
-            stacklevel=2,
+            run,
         )
 
 

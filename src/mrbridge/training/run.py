@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Collection, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from mrbridge.dataset.loader import batches_from, plain_errors
 from mrbridge.dataset.sampling import HeldOut, held_out_slices
 from mrbridge.dataset.settings import PrepareSettings
 from mrbridge.dataset.store import Store
-from mrbridge.errors import BundleError, Interrupted, MrbridgeError, MrbridgeWarning, SettingsError
+from mrbridge.errors import BundleError, Interrupted, MrbridgeError, SettingsError, warn
 from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.manifest import MOST_SCANS, BundleManifest
@@ -300,11 +299,7 @@ def _train(
             return Run(run, settings, kept["rows"], is_initial)
     _warn_of_leaks(store, known, "this run" if start.initial is None else "the initial model")
     if not validation.held_out:
-        warnings.warn(
-            "the store has no validation split: validation scores are of training slices",
-            MrbridgeWarning,
-            stacklevel=3,
-        )
+        warn("the store has no validation split: validation scores are of training slices")
     model = TranslationModel(settings, weights, ranks)
     if start.initial is not None:
         model.initialise_from(start.initial, store.manifest.settings.target)
@@ -354,12 +349,10 @@ def _warn_of_leaks(store: Store, known: Collection[str], who: str) -> None:
     held = [one for one in store.records() if one.segments and "train" not in one.segments]
     seen = [one for one in held if one.short_hash in known]
     if seen:
-        warnings.warn(
+        warn(
             f"{who} was trained on {len(seen)} of the {len(held)} scans that the store holds out "
             "for validation and test: their scores will be inflated. A column split of "
-            "participants.tsv or of a table keeps a split when scans are added.",
-            MrbridgeWarning,
-            stacklevel=4,
+            "participants.tsv or of a table keeps a split when scans are added."
         )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, warn
 from mrbridge.io.dicom.decode import read_planes
 from mrbridge.io.dicom.files import calm, damaged
 from mrbridge.io.dicom.geometry import Geometry, arrange, name_gaps
@@ -58,7 +57,7 @@ def read_series(series: Series, *, allow_gaps: bool = False) -> Volume:
     if geometry.missing:
         voxels = _filled(voxels, geometry)
     for note in notes:
-        warnings.warn(note, MrbridgeWarning, stacklevel=2)
+        warn(note)
     return Volume(
         voxels,
         geometry.affine,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from mrbridge.errors import InputError, MrbridgeWarning
+from mrbridge.errors import InputError, warn
 from mrbridge.io.dicom.files import calm, nameless
 from mrbridge.io.dicom.series import UNREADABLE, Listing, Series, find_series
 from mrbridge.io.scans import FoundScans, Scan, why_left_out
@@ -212,12 +211,10 @@ def _warn_of_patients(used: Sequence[Series]) -> None:
     """Warn if it is not certain which studies are of one person."""
     nameless_studies = {one.study for one in used if not _patient_id(one)}
     if len(nameless_studies) > 1:
-        warnings.warn(
+        warn(
             f"{len(nameless_studies)} studies have no PatientID, or a placeholder such as "
             "ANONYMOUS or 0: each counts as another person. If one person has several of them, "
-            "give each person a PatientID: else they may be in several splits",
-            MrbridgeWarning,
-            stacklevel=3,
+            "give each person a PatientID: else they may be in several splits"
         )
     born: dict[str, set[str]] = defaultdict(set)
     identifiers: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -231,20 +228,16 @@ def _warn_of_patients(used: Sequence[Series]) -> None:
     doubled = [ids for ids in identifiers.values() if len(ids) > 1]
     # One name and date for all is what a program wrote that removes them.
     if doubled and (len(identifiers) > 1 or len(doubled[0]) == 2):
-        warnings.warn(
+        warn(
             f"{counted(len(doubled), 'name')} with one birth date and several PatientIDs: the "
             "studies of each PatientID count as those of another person, and may be in another "
-            "split. Give each person one PatientID",
-            MrbridgeWarning,
-            stacklevel=3,
+            "split. Give each person one PatientID"
         )
     several = sum(len(dates) > 1 for patient, dates in born.items() if patient)
     if several:
-        warnings.warn(
+        warn(
             f"{counted(several, 'PatientID')} with several birth dates: the "
-            "studies of each count as those of one person. Give each person a PatientID",
-            MrbridgeWarning,
-            stacklevel=3,
+            "studies of each count as those of one person. Give each person a PatientID"
         )
 
 
