@@ -61,7 +61,8 @@ from mrbridge.errors import MrbridgeError
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.planes import OTHERS, cut, with_height
 from mrbridge.io.atomic import atomic_path
-from mrbridge.kernels import Adam, weight_cache
+from mrbridge.kernels import weight_cache
+from mrbridge.kernels.optimizer import Adam
 from mrbridge.manifest import BundleManifest
 from mrbridge.networks.build import build_generator
 from mrbridge.parallel import map_scans

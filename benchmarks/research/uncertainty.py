@@ -33,7 +33,8 @@ from mrbridge.dataset.simulated import CANONICAL
 from mrbridge.evaluation.calibration import auroc_of_worst, ause, gradient_size
 from mrbridge.hardware import fast_bfloat16, keep_memory, quick_kernels
 from mrbridge.inference.translator import Translator
-from mrbridge.kernels import Adam, weight_cache
+from mrbridge.kernels import weight_cache
+from mrbridge.kernels.optimizer import Adam
 from mrbridge.manifest import COVERAGE, BundleManifest, Uncertainty
 from mrbridge.metrics import fit_nonnegative
 from mrbridge.networks.blocks import init_weights

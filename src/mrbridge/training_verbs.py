@@ -27,18 +27,12 @@ def train(options: options_of.Train, changes: dict[str, Any]) -> None:
     RUN/bundle can be used from the first validation on. The defaults shown are those of the preset
     bridge.
     """
-    from mrbridge.training.folder import check_replaceable, check_unused, refuse_url
+    from mrbridge.training.folder import check_replaceable, check_target, check_unused
     from mrbridge.training.settings import TrainSettings, preset, resolve
 
     out, resume = options.out, options.resume
-    refuse_url(out)
+    check_target(out, resume=resume, overwrite=options.overwrite)
     _check_inputs(options)
-    if resume and options.overwrite:
-        raise SettingsError(
-            "a run is either resumed or overwritten",
-            path=out,
-            remedy="Leave out --resume or --overwrite.",
-        )
     if resume and options.start is not None:
         raise SettingsError(
             "a resumed run has weights already", path=out, remedy="Leave out --from or --resume."

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mrbridge.errors import InputError
-from mrbridge.kernels import Adam, library
+from mrbridge.kernels import library
+from mrbridge.kernels.optimizer import Adam
 
 RATE, BETAS = 2e-3, (0.5, 0.999)
 
@@ -125,7 +126,7 @@ def test_a_state_of_other_shapes_is_refused(any_machine: None) -> None:
 def test_pytorch_s_compiler_is_not_imported() -> None:
     """It takes a second, and only compiled networks need it."""
     code = (
-        "import sys, torch; from mrbridge.kernels import Adam\n"
+        "import sys, torch; from mrbridge.kernels.optimizer import Adam\n"
         "layer = torch.nn.Linear(2, 2)\n"
         "for _ in range(2):\n"
         "    optimizer = Adam(layer.parameters(), 0.1, (0.5, 0.9))\n"

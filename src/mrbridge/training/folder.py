@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from mrbridge.errors import MrbridgeError, OutputError, must_be_here
+from mrbridge.errors import MrbridgeError, OutputError, SettingsError, must_be_here
 from mrbridge.io.atomic import write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import check_only
@@ -18,10 +18,13 @@ from mrbridge.settings import read_yaml
 from mrbridge.training.settings import TrainSettings
 
 
-def refuse_url(run: str | Path) -> None:
-    """Refuse a run at a URL (SettingsError): checkpoints are written often, and read again on
-    resume."""
+def check_target(run: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse (SettingsError) a run at a URL, since checkpoints are written often, and read again on
+    resume; and one that is both resumed and overwritten."""
     must_be_here(run, "Train into a folder on this machine, then copy the run or its bundle.")
+    if resume and overwrite:
+        remedy = "Leave out one of the two."
+        raise SettingsError("a run is either resumed or overwritten", path=run, remedy=remedy)
 
 
 FILES: tuple[str, ...] = (

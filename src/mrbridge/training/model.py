@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mrbridge.bundle import Bundle
 from mrbridge.dataset.sampling import Sample
 from mrbridge.hardware import fast_bfloat16
-from mrbridge.kernels import Adam, weight_cache
+from mrbridge.kernels import weight_cache
+from mrbridge.kernels.optimizer import Adam
 from mrbridge.networks.build import build_critic, build_generator
 from mrbridge.networks.unet import ScaleHead
 from mrbridge.training import losses

@@ -44,10 +44,10 @@ from mrbridge.training.examples import (
 from mrbridge.training.folder import (
     CHECKPOINT,
     check_replaceable,
+    check_target,
     check_unused,
     make_folder,
     only_training,
-    refuse_url,
 )
 from mrbridge.training.loop import AfterValidation, Plan, RunRecorder, StopOnSignal, run_loop
 from mrbridge.training.model import TranslationModel
@@ -130,12 +130,8 @@ def train(
         Interrupted: a signal stopped the training; a checkpoint is written.
         MrbridgeError: losses became infinite or NaN, and it never reached a usable state.
     """
-    refuse_url(run)
+    check_target(run, resume=resume, overwrite=overwrite)
     run = Path(run)
-    if resume and overwrite:
-        raise SettingsError(
-            "a run is either resumed or overwritten", path=run, remedy="Leave out one of the two."
-        )
     changes: TrainSettings | Mapping[str, Any]
     if isinstance(settings, TrainSettings):
         changes = settings.changed(overrides) if overrides else settings
