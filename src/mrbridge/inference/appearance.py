@@ -42,7 +42,7 @@ class Appearance:
     Attributes:
         flat: share of the foreground's voxels that equal both neighbours in their row.
         values: distinct intensities of the foreground.
-        skewness: (p97 + p3 - 2 p50) / (p97 - p3) of the brain, or of the inner half of a 2D image.
+        skewness: of the brain, or of the inner half of a 2D image; see `skewness`.
         spikes: strongest single spatial frequency beyond the lowest, in units of those around it.
         ghosts: how much brighter air is next to the head than elsewhere, as a share of the head.
         jump: largest change between neighbouring slices, in units of the usual one.
@@ -106,7 +106,7 @@ def measure(head: Head, anatomy: bool = True) -> Appearance:
     if not anatomy or not inside.any() or found.flat > _MOSTLY_FLAT:
         return found
     if head.volume.is_2d:
-        return replace(found, skewness=_skewness(_inner(slices[0], inside[0])))
+        return replace(found, skewness=skewness(inner_half(slices[0], inside[0])))
     chosen = _largest(inside)
     found = replace(
         found,
@@ -119,8 +119,8 @@ def measure(head: Head, anatomy: bool = True) -> Appearance:
     low, middle, high = sorted(_extents(head))
     found = replace(found, extent_mm=high)
     if low < _LEAST_HEIGHT_MM or middle < _LEAST_MM:
-        brain = [_inner(slices[n], inside[n]) for n in chosen]
-        return replace(found, skewness=_skewness(np.concatenate(brain)))
+        brain = [inner_half(slices[n], inside[n]) for n in chosen]
+        return replace(found, skewness=skewness(np.concatenate(brain)))
     fit = find_template(head)
     if fit is None:
         return found
@@ -138,15 +138,21 @@ def _values(inside: NDArray[np.float32]) -> int:
     return len(np.unique(inside[:: max(1, len(inside) // 100_000)]))
 
 
-def _skewness(values: NDArray[Any]) -> float | None:
+def skewness(values: NDArray[Any]) -> float | None:
+    """Whether the dark or the bright tail of a brain's intensities is longer, from -1 to 1; None if
+    there are too few.
+
+    (p97 + p3 - 2 p50) / (p97 - p3), Bowley's skewness with outer percentiles. In T1w the tail is
+    dark (fluid), in T2w bright.
+    """
     if len(values) < _MEASURED:
         return None
     low, middle, high = np.percentile(values, (3, 50, 97))
     return float((high + low - 2 * middle) / (high - low)) if high > low else None
 
 
-def _inner(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The pixels of the inner half of the head: brain, in an axial slice."""
+def inner_half(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The pixels of the inner half of the head, both (rows, columns): brain, in an axial slice."""
     depth = ndimage.distance_transform_edt(inside)
     return plane[depth > 0.35 * depth.max()]
 
@@ -264,7 +270,7 @@ def _tissues(head: Head, fit: Fit, noise: float) -> dict[str, Any]:
         result["lesion_at"] = tuple(int(mm) for mm in place.round())
     return result | {
         "lesion_ml": lesion,
-        "skewness": _skewness(values[edge]),
+        "skewness": skewness(values[edge]),
         "noise": noise / float(white),
         "grey": float(grey / white),
         "ventricles": float(ventricles / white),

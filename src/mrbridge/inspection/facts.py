@@ -17,6 +17,7 @@ from scipy import ndimage
 from mrbridge.dataset.pairs import thumbnail_of
 from mrbridge.dataset.store import ScanRecord, read_slices
 from mrbridge.errors import InputError
+from mrbridge.inference.appearance import inner_half, skewness
 from mrbridge.inference.input_check import check_image
 from mrbridge.io import read
 from mrbridge.io.nifti_header import other_by_intent
@@ -35,7 +36,8 @@ LEAST_SCANS = 5
 
 _MARGIN = 3  # pixels from the edge of the head that noise and sharpness leave out
 _MEASURED = 12  # slices, evenly spaced, in which they are measured
-_SMALL = 0.01  # share of foreground pixels below which a slice is not measured
+_SMALL, _LARGE = 0.01, 0.05
+"""Shares of foreground pixels from which a slice is measured at all, and for skewness and edges."""
 _TOUCHED = 0.2  # share of an edge of the image: a round head that is truncated by 3 mm
 
 
@@ -107,7 +109,7 @@ class Facts(Properties):
     Attributes:
         shape: (slices, rows, columns).
         histogram: shares of the foreground's voxels in `BINS` bins from -1 to 1; shape (BINS,).
-        skewness: see `measure_skewness`; None if there is too little foreground.
+        skewness: of the middle slice, see `appearance.skewness`; None if it shows little head.
         noise, sharpness: see `measure_texture`; None if the head is too small.
         truncation: see `measure_truncation`, by side of the image.
         thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the middle slice.
@@ -191,17 +193,18 @@ def measure(entry: Entry) -> Facts:
     counts, _ = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))
     noise, sharpness = measure_texture(slices, foreground)
     middle, spacing = len(slices) // 2, scan.properties.spacing
+    plane, inside = slices[middle], foreground[middle]
     return Facts(
         **vars(scan.properties),
         entry=entry,
         shape=(slices.shape[0], slices.shape[1], slices.shape[2]),
         histogram=(counts / counts.sum()).astype(np.float32),
-        skewness=measure_skewness(slices[middle], foreground[middle]),
+        skewness=skewness(inner_half(plane, inside)) if inside.mean() > _LARGE else None,
         noise=noise,
         sharpness=sharpness,
         truncation=measure_truncation(foreground, is_2d=spacing is None),
         verdict=scan.verdict,
-        thumbnail=thumbnail_of(slices[middle], spacing and spacing[1:]),
+        thumbnail=thumbnail_of(plane, spacing and spacing[1:]),
         side_view=_side_view(slices, spacing),
     )
 
@@ -248,27 +251,6 @@ def _of_store(record: ScanRecord, path: Path) -> LoadedScan:
     return LoadedScan(slices, foreground_mask(slices), record.slice_indices, properties)
 
 
-def measure_skewness(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> float | None:
-    """Whether the dark or the bright tail of the brain's intensities is longer.
-
-    (p97 + p3 - 2 p50) / (p97 - p3), Bowley's skewness with outer percentiles, of the pixels in the
-    inner half of the head. In T1w the tail is dark (fluid), in T2w bright.
-
-    Args:
-        plane: range [-1, 1], (rows, columns).
-        inside: mask of the head, same shape.
-
-    Returns:
-        -1 to 1; None if the head is too small.
-    """
-    if inside.mean() < 5 * _SMALL:
-        return None
-    depth = ndimage.distance_transform_edt(inside)
-    values = plane[depth > 0.35 * depth.max()]
-    low, middle, high = np.percentile(values, (3, 50, 97))
-    return float((high + low - 2 * middle) / (high - low)) if high > low else None
-
-
 def measure_texture(
     slices: NDArray[np.float32], foreground: NDArray[np.bool_]
 ) -> tuple[float | None, float | None]:
@@ -300,7 +282,7 @@ def measure_texture(
 
 def measure_truncation(foreground: NDArray[np.bool_], *, is_2d: bool) -> dict[str, float]:
     """Share of the slices with a head in which the head reaches an edge of the image, by edge."""
-    filled = foreground[foreground.mean(axis=(1, 2)) > 5 * _SMALL]
+    filled = foreground[foreground.mean(axis=(1, 2)) > _LARGE]
     if not len(filled):
         return {}
     names = ("top", "bottom", "left", "right") if is_2d else ("front", "back", "right", "left")

@@ -33,7 +33,7 @@ _Z = 5.0  # robust standard deviations
 _LEAST_SPREAD_TEXTURE = 0.15  # of the logarithm: factors below 2.1 are normal
 _LEAST_SPREAD_HISTOGRAM = 0.03  # of the distance between histograms, in [-1, 1]
 _DOUBTFUL, _WRONG = 0.15, 0.3
-"""Skewness (see `facts.measure_skewness`) from which on a label is doubtful, or very likely wrong.
+"""Skewness (see `inference.appearance`) from which on a label is doubtful, or very likely wrong.
 T1w has -0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open datasets."""
 _TRUNCATED = 0.25  # share of a volume's slices in which the head reaches an edge
 _VERY_UNEQUAL = 1.5

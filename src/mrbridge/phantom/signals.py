@@ -293,7 +293,7 @@ DURA = Tissue(t1=1000, t2=25, density=0.5)
 CHOROID_PLEXUS = Tissue(t1=1500, t2=160, density=0.9)
 
 # T2 and density: 237 and 0.76 (BrainWeb, MS lesion). T1 is drawn lesion by lesion as a multiple
-# of white matter's (`Lesions` in shape.py).
+# of white matter's (`Lesions` in pathology.py).
 LESION = Tissue(t1=900, t2=237, density=0.76)
 
 
