@@ -111,8 +111,7 @@ def _run(out: Path, minutes: float, seed: int, seconds: dict[str, float]) -> dic
     )
     _end("train", seconds, began)
     table = _test_table(bids, store, out / "test.csv")
-    prepared = store.manifest.settings
-    for scan in find_scans(table, (prepared.source, prepared.target)).scans:
+    for scan in find_scans(table, store.contrasts).scans:
         translate(scan.path, out / "translated", model=run.path)
     _end("translate", seconds, began)
     evaluation = evaluate(model=run.path, pairs=table, out=out / "scores")

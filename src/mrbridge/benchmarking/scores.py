@@ -74,8 +74,7 @@ class HeldOutScans:
     @classmethod
     def of(cls, store: Store) -> HeldOutScans:
         """Choose the split; StoreError if neither test nor validation split has both contrasts."""
-        prepared = store.manifest.settings
-        contrasts = (prepared.source, prepared.target)
+        contrasts = store.contrasts
         for split in ("test", "val"):
             if all(store.records(contrast=one, split=split) for one in contrasts):
                 break
@@ -87,8 +86,8 @@ class HeldOutScans:
             )
         places = [
             {
-                prepared.source: (source, [i for i, _ in positions]),
-                prepared.target: (target, [j for _, j in positions]),
+                contrasts[0]: (source, [i for i, _ in positions]),
+                contrasts[1]: (target, [j for _, j in positions]),
             }
             for source, target, positions in store.pairs(split)
         ]
@@ -119,9 +118,8 @@ class HeldOutScans:
 
     def directions(self) -> tuple[Direction, Direction]:
         """Both directions of the store."""
-        prepared = self.store.manifest.settings
-        there = Direction(prepared.source, prepared.target)
-        return there, Direction(prepared.target, prepared.source)
+        source, target = self.store.contrasts
+        return Direction(source, target), Direction(target, source)
 
     @property
     def shown_slices(self) -> int:

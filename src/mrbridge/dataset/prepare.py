@@ -221,9 +221,9 @@ def _outcomes(
 
 
 def _find(roots: list[Path], out: Path, settings: PrepareSettings, *, force: bool) -> FoundScans:
-    scans = outside(find_scans(roots, (settings.source, settings.target), force=force), out)
+    scans = outside(find_scans(roots, settings.contrasts, force=force), out)
     present = Counter(scan.contrast for scan in scans.scans)
-    missing = [c for c in (settings.source, settings.target) if not present[c]]
+    missing = [c for c in settings.contrasts if not present[c]]
     if missing:
         counts = ", ".join(f"{count} {contrast}" for contrast, count in sorted(present.items()))
         raise InputError(
@@ -279,7 +279,7 @@ def _plain_id(scan: Scan) -> str:
 
 
 def _check_contrasts(done: Counter[str], settings: PrepareSettings, failures: list[Remark]) -> None:
-    missing = [c for c in (settings.source, settings.target) if not done[c]]
+    missing = [c for c in settings.contrasts if not done[c]]
     if missing:
         raise InputError(
             f"no {' and no '.join(missing)} scan could be used "
@@ -392,7 +392,7 @@ def _manifest(
             contrast: median_normalisation(
                 _training_curves([r for r in records if r.contrast == contrast])
             )
-            for contrast in (settings.source, settings.target)
+            for contrast in settings.contrasts
         },
     )
 

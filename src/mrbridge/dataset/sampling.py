@@ -138,12 +138,12 @@ class UnpairedSlices(Dataset[Sample]):
         augment: Augmentation | None = None,
         simulated: SimulatedPairs | None = None,
     ) -> None:
-        settings = store.manifest.settings
+        source, target = store.contrasts
         self.banks = (
-            SliceBank(store, settings.source, "train", image_size),
-            SliceBank(store, settings.target, "train", image_size),
+            SliceBank(store, source, "train", image_size),
+            SliceBank(store, target, "train", image_size),
         )
-        for bank, contrast in zip(self.banks, (settings.source, settings.target), strict=True):
+        for bank, contrast in zip(self.banks, store.contrasts, strict=True):
             if not len(bank):
                 raise StoreError(
                     f"holds no training slice of {contrast}",
@@ -226,10 +226,9 @@ def held_out_slices(store: Store, image_size: int, count: int) -> HeldOut:
 
     From the validation split; from the training split, with `held_out` False, if there is none.
     """
-    settings = store.manifest.settings
-    contrasts = (settings.source, settings.target)
-    split = "val" if all(store.records(contrast=c, split="val") for c in contrasts) else "train"
-    banks = [SliceBank(store, contrast, split, image_size) for contrast in contrasts]
+    has_both = all(store.records(contrast=c, split="val") for c in store.contrasts)
+    split = "val" if has_both else "train"
+    banks = [SliceBank(store, contrast, split, image_size) for contrast in store.contrasts]
     pairs = [
         (source, i, target, j)
         for source, target, positions in store.pairs(split)

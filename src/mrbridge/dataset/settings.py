@@ -122,9 +122,14 @@ class PrepareSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="Seed of the split and of registration.")
 
+    @property
+    def contrasts(self) -> tuple[str, str]:
+        """Source and target."""
+        return self.source, self.target
+
     @model_validator(mode="after")
     def _check(self) -> PrepareSettings:
-        for contrast in (self.source, self.target):
+        for contrast in self.contrasts:
             known = next((one for one in CONTRASTS if one.lower() == contrast.lower()), contrast)
             if known != contrast or not re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,31}", contrast):
                 raise SettingsError(

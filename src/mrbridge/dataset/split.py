@@ -116,7 +116,7 @@ def _hold_out(
     sizes = Counter(str(record.subject) for record in records if record.is_2d)
     ranks = {one: _rank(one, settings.seed) for one in contrasts}
     order = {one: (one in wanted, -len(contrasts[one]), sizes[one]) for one in contrasts}
-    both = {settings.source, settings.target}
+    both = set(settings.contrasts)
     training = {c: sum(c in kinds for kinds in contrasts.values()) for c in both}
     counts = {c: _held_counts(n, settings, with_test=with_test) for c, n in training.items()}
     held: dict[str, str] = {}

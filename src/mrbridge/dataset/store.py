@@ -148,8 +148,7 @@ class Manifest(Settings):
             raise ValueError("it lists no scans")
         if len({record.id for record in self.records}) < len(self.records):
             raise ValueError("it lists a scan twice")
-        contrasts = {self.settings.source, self.settings.target}
-        if not contrasts <= self.typical.keys():
+        if not set(self.settings.contrasts) <= self.typical.keys():
             raise ValueError("it lacks the intensities of a contrast")
         return self
 
@@ -205,6 +204,11 @@ class Store:
                 raise _damaged(path, record)
         return store
 
+    @property
+    def contrasts(self) -> tuple[str, str]:
+        """Source and target."""
+        return self.manifest.settings.contrasts
+
     def records(self, contrast: str | None = None, split: str | None = None) -> list[ScanRecord]:
         """The scans, those of one contrast, those with slices in one split; in a fixed order."""
         return [
@@ -223,9 +227,8 @@ class Store:
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Slices of each contrast in `train`, `val`, `test`, and in `none` of them: the gaps."""
-        settings = self.manifest.settings
         result = {}
-        for contrast in (settings.source, settings.target):
+        for contrast in self.contrasts:
             records = self.records(contrast)
             counts = {
                 split: sum(len(record.positions(split)) for record in records)
@@ -261,13 +264,13 @@ class Store:
             for all slices of the split that show the same anatomy. 2D images pair by name within a
             subject, and never without one.
         """
-        settings = self.manifest.settings
+        source_contrast, target_contrast = self.contrasts
         targets: dict[tuple[str, ...], ScanRecord] = {}
-        for record in reversed(self.records(settings.target, split)):
+        for record in reversed(self.records(target_contrast, split)):
             if record.subject is not None:
                 targets[_anatomy(record)] = record
         pairs = []
-        for source in self.records(settings.source, split):
+        for source in self.records(source_contrast, split):
             target = targets.get(_anatomy(source)) if source.subject is not None else None
             if target is None:
                 continue

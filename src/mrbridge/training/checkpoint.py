@@ -260,11 +260,10 @@ def check_resumable(
 
 def identity(store: Store) -> dict[str, Any]:
     """What identifies a store's data, regardless of its path."""
-    prepared = store.manifest.settings
     scans = [(one.contrast, one.data_sha256, one.segments) for one in store.records()]
     return {
-        "contrasts": [prepared.source, prepared.target],
-        "standard": prepared.standard.model_dump(mode="json"),
+        "contrasts": list(store.contrasts),
+        "standard": store.manifest.settings.standard.model_dump(mode="json"),
         "scans": hashlib.sha256(json.dumps(scans).encode()).hexdigest(),
     }
 

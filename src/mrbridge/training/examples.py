@@ -143,9 +143,8 @@ def weights_for(
 def check_simulated(store: Store) -> None:
     """Refuse simulated pairs of contrasts that cannot be simulated, or of scans that do not show
     heads: SettingsError."""
-    prepared = store.manifest.settings
-    unknown = [one for one in (prepared.source, prepared.target) if one not in CONTRASTS]
-    if prepared.standard.foreground != "head":
+    unknown = [one for one in store.contrasts if one not in CONTRASTS]
+    if store.manifest.settings.standard.foreground != "head":
         what = "only heads can be simulated, and it was prepared with --foreground threshold"
     elif unknown:
         what = f"{' and '.join(unknown)} cannot be simulated"
@@ -168,7 +167,7 @@ def for_contrasts(settings: TrainSettings, store: Store) -> TrainSettings:
             raise
     log.info(
         "training %s to %s without simulated pairs: only heads in %s can be simulated",
-        *(store.manifest.settings.source, store.manifest.settings.target, in_words(CONTRASTS)),
+        *(*store.contrasts, in_words(CONTRASTS)),
     )
     return settings.changed({"simulated_weight": 0.0})
 
@@ -179,12 +178,10 @@ def simulated_pairs(
     """The simulated subjects of a training, from `cache` if they are there; None without weight."""
     if not weights.simulated:
         return None
-    prepared = store.manifest.settings
     return SimulatedPairs(
-        prepared.standard,
+        store.manifest.settings.standard,
         is_2d(store),
-        prepared.source,
-        prepared.target,
+        *store.contrasts,
         settings.networks.image_size,
         settings.simulated_subjects,
         settings.seed,

@@ -298,10 +298,10 @@ def _train(
         warn("the store has no validation split: validation scores are of training slices")
     model = TranslationModel(settings, weights, ranks)
     if start.initial is not None:
-        model.initialise_from(start.initial, store.manifest.settings.target)
+        model.initialise_from(start.initial, store.contrasts[1])
         if weights.simulated:
-            contrasts = (store.manifest.settings.source, store.manifest.settings.target)
-            fit_intensity_mappings(model.intensity_mappings, dataset.banks, contrasts, device)
+            mappings = model.intensity_mappings
+            fit_intensity_mappings(mappings, dataset.banks, store.contrasts, device)
 
     # Only now: a training that cannot start leaves no folder in the way of the next attempt.
     if ranks.is_first:
@@ -364,7 +364,7 @@ def bundle_manifest(
     trained: dict[str, Any] = {
         "scans": {
             contrast: len(store.records(contrast=contrast, split="train"))
-            for contrast in (prepared.source, prepared.target)
+            for contrast in store.contrasts
         },
         "subjects": len({one.subject for one in store.records() if one.subject is not None}),
         "validation": "held-out slices" if validation.held_out else "training slices",

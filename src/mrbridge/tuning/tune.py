@@ -185,9 +185,7 @@ def tune(
 
 
 def _check(store: Store, space: Space, score: Score, start: str | Path) -> None:
-    prepared = store.manifest.settings
-    contrasts = (prepared.source, prepared.target)
-    if not all(store.records(contrast=one, split="val") for one in contrasts):
+    if not all(store.records(contrast=one, split="val") for one in store.contrasts):
         raise StoreError(
             "has no validation split, by which trials are scored",
             path=store.path,
