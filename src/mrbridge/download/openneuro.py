@@ -25,6 +25,7 @@ from mrbridge.errors import InputError, SettingsError
 from mrbridge.io.atomic import suffix_of, write_text
 from mrbridge.io.bids_name import parse_name
 from mrbridge.io.contrast import guess_contrast
+from mrbridge.reports import some
 from mrbridge.volume import CONTRASTS
 
 SITE = "https://openneuro.org"
@@ -252,7 +253,7 @@ def _only(
         known = sorted(path.removeprefix("sub-") for path in trees)
         raise InputError(
             f"{dataset} has no subject {', '.join(absent)}",
-            remedy=f"It has {', '.join(known[:6])}{', …' if len(known) > 6 else ''}.",
+            remedy=f"It has {some(known, 6)}.",
         )
     return [(path, trees[path]) for path in wanted]
 

@@ -32,7 +32,6 @@ from mrbridge.evaluation.result import (
     draw_overall,
     finite,
     interrupted,
-    some_files,
     with_figures,
     worst_and_median,
     write_result,
@@ -55,7 +54,7 @@ from mrbridge.io.scans import log_left_out
 from mrbridge.models import unnamed
 from mrbridge.parallel import Workers, map_scans, reachable
 from mrbridge.quiet import each_warning_once
-from mrbridge.reports import counted, some
+from mrbridge.reports import counted, some, some_files
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle

@@ -27,7 +27,7 @@ from mrbridge.io.ownership import is_ours, must_be_ours, must_be_writable
 from mrbridge.io.remote import remove
 from mrbridge.io.temporary import sweep
 from mrbridge.preprocessing.registration import AGREEMENT_MM
-from mrbridge.reports import counted, csv_table, render, some
+from mrbridge.reports import counted, csv_table, render, some_files
 from mrbridge.viewer import Embedded, packed_viewer
 
 METHODS = ("model", "floor", "copy")
@@ -317,11 +317,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def some_files(names: Sequence[str]) -> str:
-    """The first few different names, and the number of files."""
-    return some(list(dict.fromkeys(names))) + (f" ({len(names)} files)" if len(names) > 1 else "")
 
 
 def with_figures(jobs: Sequence[Job], folder: Path) -> list[Job]:

@@ -28,7 +28,7 @@ from mrbridge.io.atomic import write_text
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.names import natural_key
 from mrbridge.io.ownership import must_be_our_page, must_be_ours
-from mrbridge.reports import counted, csv_table, render
+from mrbridge.reports import counted, csv_table, render, some_files
 from mrbridge.text import url_of
 from mrbridge.viewer import Embedded, embedded, packed_viewer
 from mrbridge.volume import CONTRASTS
@@ -44,7 +44,6 @@ _GROUPS = 12  # of a finding that are shown with thumbnails
 _IN_GROUP = 4  # thumbnails of a group
 _NAMES = 200  # groups of a finding that are listed by name
 _OPEN = 60  # names that are visible without a click
-_FILES = 4  # left out for one reason
 _OUTLIERS = 6  # histograms of single scans
 _WIDTH, _HEIGHT = 520, 150  # pixels of a histogram
 
@@ -284,12 +283,10 @@ def _ignored(result: Inspection) -> list[tuple[str, str]]:
     names: dict[str, list[str]] = defaultdict(list)
     for name, reason in result.ignored:
         names[reason].append(name)
-    rows = []
-    for reason, files in list(names.items())[:_ROWS]:
-        more = f", … ({len(files)} files)" if len(files) > _FILES else ""
-        listed = ", ".join(files[:_FILES]) + more
-        rows.append((counted(len(files), "file") if result.form == "dicom" else listed, reason))
-    return rows
+    return [
+        (counted(len(files), "file") if result.form == "dicom" else some_files(files), reason)
+        for reason, files in list(names.items())[:_ROWS]
+    ]
 
 
 def _png(thumbnail: NDArray[np.uint8]) -> bytes:

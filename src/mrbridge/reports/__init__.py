@@ -46,6 +46,11 @@ def some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
+def some_files(names: Sequence[str]) -> str:
+    """The first few different names, and the number of files."""
+    return some(list(dict.fromkeys(names))) + (f" ({len(names)} files)" if len(names) > 1 else "")
+
+
 def html_table(rows: Iterable[Iterable[Any]], head: Sequence[str] = ()) -> str:
     """A table for a notebook, with a heading if there is one."""
     lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"] if head else []
