@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 
 import mrbridge
 from mrbridge.io.ownership import is_ours
-from mrbridge.reports import counted, mean_and_std, number, render
+from mrbridge.reports import counted, mean_and_std, number, render, some, some_files
 
 SOURCE = Path(mrbridge.__file__).parent
 TEMPLATES = sorted((SOURCE / "reports" / "templates").glob("*.j2"))
@@ -60,3 +60,9 @@ def test_findings_are_complete(key: str) -> None:
     sources = [path.read_text("utf-8") for path in (SOURCE / "inspection").rglob("*.py")]
     known = "-duplicates-" if "-duplicates-" in key else f'"{key}'  # of all kinds and relations
     assert any(known in source for source in sources), "no check reports it"
+
+
+def test_the_first_of_several_and_how_many_more() -> None:
+    assert some("abc", 2) == "a, b and 1 more"
+    assert some("abc", 3, "; ") == "a; b; c"
+    assert some_files(["a", "b", "a"]) == "a, b (3 files)"

@@ -58,6 +58,7 @@ from mrbridge.preprocessing.intensity import (
     rescaled,
 )
 from mrbridge.preprocessing.skull_strip import hd_bet_program, mask_path
+from mrbridge.reports import some
 from mrbridge.text import shown
 
 log = logging.getLogger(__name__)
@@ -179,9 +180,8 @@ def _prepare(
     store = Store.open(out)
     _warn_about_2d_pairs(store)
     if failures:
-        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
         raise SomeScansFailed(
-            f"{len(failures)} of {len(jobs)} scans failed ({_listed(failures)}{more}); the store "
+            f"{len(failures)} of {len(jobs)} scans failed ({_listed(failures)}); the store "
             "is complete without them",
             path=out,
             remedy="Repair or remove them, and run mrbridge prepare again.",
@@ -370,7 +370,7 @@ def _in_place(
 
 def _listed(failures: list[Remark]) -> str:
     """The first five."""
-    return "; ".join(f"{remark.name}: {remark.reason}" for remark in failures[:5])
+    return some((f"{remark.name}: {remark.reason}" for remark in failures), 5, "; ")
 
 
 def _manifest(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mrbridge.inspection.facts import BINS, LEAST_SCANS, Facts, by_contrast
+from mrbridge.reports import some
 
 Severity = Literal["fault", "warning", "note"]
 """`fault`: training would be wrong; `warning`: look at these scans; `note`: good to know."""
@@ -72,8 +73,7 @@ class Group:
     remark: str = ""
 
     def __str__(self) -> str:
-        more = len(self.names) - _SHOWN
-        shown = " = ".join(self.names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        shown = some(self.names, _SHOWN, " = ")
         return f"{shown} ({self.remark})" if self.remark else shown
 
 
@@ -99,10 +99,8 @@ class Finding:
         return self.text.partition(". ")[0].removesuffix(".") + "."
 
     def __str__(self) -> str:
-        shown = "; ".join(map(str, self.groups[:_SHOWN]))
-        more = len(self.groups) - _SHOWN
-        names = f" {shown}" + (f"; and {more} more" if more > 0 else "") if shown else ""
-        return f"{self.severity}: {self.kind}: {self.text}{names}"
+        shown = some(self.groups, _SHOWN, "; ")
+        return f"{self.severity}: {self.kind}: {self.text} {shown}".rstrip()
 
     def as_json(self) -> dict[str, Any]:
         """The finding in findings.json."""

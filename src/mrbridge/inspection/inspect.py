@@ -18,7 +18,7 @@ from mrbridge.io.bids import find_all_scans
 from mrbridge.io.formats import is_dicom
 from mrbridge.io.remote import localise
 from mrbridge.io.scans import Scan, why_left_out
-from mrbridge.reports import counted, render
+from mrbridge.reports import counted, render, some
 from mrbridge.text import shown
 
 if TYPE_CHECKING:
@@ -151,10 +151,8 @@ class Inspection:
             kept = len(self.facts) + len(self.failed) - len(self.left_out)
             line = f"Table: {self.table} ({counted(kept, 'scan')}"
             if self.left_out:
-                names = "; ".join(f"{name} {reason}" for name, reason in self.left_out[:_NAMED])
-                more = len(self.left_out) - _NAMED
-                names += f"; and {more} more" if more > 0 else ""
-                line += f", without {len(self.left_out)}: {names}"
+                names = (f"{name} {reason}" for name, reason in self.left_out)
+                line += f", without {len(self.left_out)}: {some(names, _NAMED, '; ')}"
             lines.append(line + ")")
         if self.report is not None:
             lines.append(f"Report: {self.report}; complete list: {self.as_json()['complete']}")

@@ -41,14 +41,16 @@ def counted(count: float, noun: str, several: str | None = None) -> str:
     return f"{number} {noun if count == 1 else several or f'{noun}s'}"
 
 
-def some(names: Sequence[str], most: int = 4) -> str:
-    """The first few of several names."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def some(items: Iterable[object], most: int = 4, separator: str = ", ") -> str:
+    """The first few of several items: `a, b and 3 more`."""
+    first = [str(item) for item in items]
+    more = len(first) - most
+    return separator.join(first[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def some_files(names: Sequence[str]) -> str:
     """The first few different names, and the number of files."""
-    return some(list(dict.fromkeys(names))) + (f" ({len(names)} files)" if len(names) > 1 else "")
+    return some(dict.fromkeys(names)) + (f" ({len(names)} files)" if len(names) > 1 else "")
 
 
 def html_table(rows: Iterable[Iterable[Any]], head: Sequence[str] = ()) -> str:

@@ -27,14 +27,13 @@ from pydicom.uid import RLELossless
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.files import DicomFile, calm, damaged, parse
 from mrbridge.io.dicom.header import Slice
-from mrbridge.reports import counted
+from mrbridge.reports import counted, some
 
 _REQUEST = struct.Struct("<QQ")  # frame, bytes of the file (0: the one before)
 _ANSWER = struct.Struct("<Q")  # bytes of the array; 0: it cannot be decoded
 _MOST_BYTES = 4 << 30  # of memory
 _MOST_SECONDS = 60.0
 
-_ALL_NAMED = 5  # images named in one message
 # Tags that must be equal in two files of one image, besides their pixels.
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
 _MATTER = (
@@ -200,11 +199,10 @@ def without_copies(slices: list[Slice]) -> tuple[list[Slice], list[Path], InputE
                 differing.append(other[0])
     if not differing:
         return kept, copies, None
-    names = ", ".join(part.shown for part in differing[:_ALL_NAMED])
     count = counted(len(differing), "image is", "images are")
     refusal = InputError(
         f"{count} present in two versions: one SOPInstanceUID, different pixels or headers "
-        f"({names})",
+        f"({some(part.shown for part in differing)})",
         path=differing[0].file.shown,
         remedy="Keep the right file of each, and remove the others.",
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrbridge.errors import InputError
 from mrbridge.io.dicom.header import Slice, plane_of
-from mrbridge.reports import counted
+from mrbridge.reports import counted, some
 
 Array = NDArray[np.float64]
 
@@ -132,17 +132,16 @@ def name_gaps(geometry: Geometry, slices: Sequence[Slice]) -> str:
     """A message that names the missing slices and their neighbours."""
     named = []
     runs = np.split(np.array(geometry.missing), np.flatnonzero(np.diff(geometry.missing) > 1) + 1)
-    for run in runs[:_ALL_NAMED]:
+    for run in runs:
         before, after = geometry.order[run[0] - 1], geometry.order[run[-1] + 1]
         assert before is not None
         assert after is not None
         at = f"{geometry.positions[run[0]]:.2f}"
         many = f"{len(run)} from {at}" if len(run) > 1 else f"the one at {at}"
         named.append(f"{many} mm, between {slices[before].shown} and {slices[after].shown}")
-    more = f" and {len(runs) - _ALL_NAMED} more gaps" if len(runs) > _ALL_NAMED else ""
     of = f"of {len(geometry.order)} slices"
     count = counted(len(geometry.missing), f"{of} is", f"{of} are")
-    return f"{count} missing ({'; '.join(named)}{more})"
+    return f"{count} missing ({some(named, _ALL_NAMED, '; ')})"
 
 
 def thinned(first: Slice, geometry: Geometry) -> list[str]:
@@ -193,8 +192,7 @@ def _places(slices: Sequence[Slice]) -> tuple[Array, Array]:
         if _tilt(part, plane, common) > _PARALLEL
     ]
     if stray:
-        named = ", ".join(part.shown for part in stray[:_ALL_NAMED])
-        named += f" and {len(stray) - _ALL_NAMED} more" if len(stray) > _ALL_NAMED else ""
+        named = some((part.shown for part in stray), _ALL_NAMED)
         kinds = ", ".join(sorted({view_of(part) for part in stray}))
         others = view_of(slices[planes_of(slices)[0][0]])
         raise InputError(
@@ -267,13 +265,13 @@ def _refuse_duplicates(slices: Sequence[Slice], along: Array, order: NDArray[np.
             f"holds {len(slices) // places} images at each of {places} positions{of}",
             remedy="Export one of them as a series of its own, or choose another series.",
         )
-    named = "; ".join(
+    named = [
         f"{' and '.join(dict.fromkeys(slices[k].shown for k in order[n : n + 2]))} "
         f"at {along[order[n]]:.2f} mm"
-        for n in twice[:_ALL_NAMED]
-    )
-    count = counted(twice.size, "slice is", "slices are")
-    raise InputError(f"{count} duplicated ({named})", remedy="Remove one of each pair.")
+        for n in twice
+    ]
+    what = f"{counted(twice.size, 'slice is', 'slices are')} duplicated"
+    raise InputError(f"{what} ({some(named, _ALL_NAMED, '; ')})", remedy="Remove one of each pair.")
 
 
 def _steps(sorted_mm: Array, slices: Sequence[Slice]) -> NDArray[np.int64]:
