@@ -26,7 +26,7 @@ from mrbridge.io import read
 from mrbridge.io.atomic import about
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.remote import not_fetched
-from mrbridge.preprocessing.foreground import Head, black_background
+from mrbridge.preprocessing.foreground import Head, Mask, Stack, black_background
 from mrbridge.preprocessing.geometry import to_slices
 from mrbridge.preprocessing.registration import Registration, register
 from mrbridge.preprocessing.resample import (
@@ -49,9 +49,6 @@ from mrbridge.preprocessing.skull_strip import (
 )
 from mrbridge.preprocessing.template import LITRES, volume_l
 from mrbridge.volume import Volume
-
-Stack = NDArray[np.float32]  # (slices, rows, columns)
-Mask = NDArray[np.bool_]  # (slices, rows, columns)
 
 SYNTHETIC = "synthesis"
 """The name of a synthetic image, next to the contrasts of the real scans."""

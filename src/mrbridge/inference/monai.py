@@ -26,11 +26,11 @@ from mrbridge import __version__, io
 from mrbridge.bundle import Bundle
 from mrbridge.errors import InputError, OutputError, SettingsError, must_exist
 from mrbridge.extensions import code_in, require
-from mrbridge.inference.planes import Stack
 from mrbridge.inference.translator import Translator, restored
 from mrbridge.io.atomic import atomic_path, write_json, write_text
 from mrbridge.io.contrast import recognised
 from mrbridge.manifest import BundleManifest, Direction, card, huggingface_card
+from mrbridge.preprocessing.foreground import Stack
 from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.volume import Volume
 

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrbridge.preprocessing.foreground import Mask, Stack
 from mrbridge.preprocessing.geometry import SliceGrid, resample, resampled_size
 from mrbridge.progress import track
 from mrbridge.volume import Volume
-
-Stack = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 OTHERS = {"coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 """The other planes: the axes of an axial stack that become slices, rows (which `cut` flips, so that

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrbridge.hardware import fast_bfloat16, in_threads
-from mrbridge.inference.planes import LEAST_MARGIN, Mask, Stack, between, in_three_planes
+from mrbridge.inference.planes import LEAST_MARGIN, between, in_three_planes
 from mrbridge.kernels import weight_cache
 from mrbridge.manifest import Direction
 from mrbridge.networks.build import Generator
 from mrbridge.networks.unet import ScaleHead, UNet
+from mrbridge.preprocessing.foreground import Mask, Stack
 from mrbridge.preprocessing.geometry import fit_size, size_multiple
 from mrbridge.preprocessing.preprocess import Preprocessed
 from mrbridge.progress import track
