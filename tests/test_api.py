@@ -82,9 +82,76 @@ def test_an_object_where_only_a_path_will_do(kind: str, tmp_path: Path) -> None:
         lambda: mrbridge.read(one),
     )
     for call in calls:
-        with pytest.raises(mrbridge.InputError, match=r"is not a path\. Save it"):
+        with pytest.raises(mrbridge.InputError, match=r"(is not a|Pass a) path.* [Ss]ave it"):
             call()
     assert {*tmp_path.iterdir()} == {scan, made}
+
+
+WRONG_TYPES: dict[str, tuple[Callable[[Path], Any], type[mrbridge.MrbridgeError], str]] = {
+    "model": (
+        lambda out: mrbridge.translate("scan.nii", out, model=3),  # type: ignore[call-overload]
+        mrbridge.InputError,
+        "'model' cannot be of the type int: it must be Bundle, Translator, str or Path. Pass a",
+    ),
+    "model of evaluate": (
+        lambda out: mrbridge.evaluate(3, out),  # type: ignore[arg-type]
+        mrbridge.InputError,
+        "it must be Bundle, str, Path, TranslatorLike or None",
+    ),
+    "no path": (
+        lambda out: mrbridge.prepare(out, None),
+        mrbridge.InputError,
+        "'out' cannot be of the type NoneType",
+    ),
+    "settings": (
+        lambda out: mrbridge.phantom.write_bids(out, {}),  # type: ignore[arg-type]
+        mrbridge.SettingsError,
+        "'settings' cannot be of the type dict: it must be PhantomSettings. See help(",
+    ),
+    "text for a switch": (
+        lambda out: mrbridge.prepare(out, out, overwrite="no"),  # type: ignore[arg-type]
+        mrbridge.SettingsError,
+        "'overwrite' cannot be of the type str: it must be bool",
+    ),
+    "a switch for a number": (
+        lambda out: mrbridge.read(out, volume=True),
+        mrbridge.SettingsError,
+        "'volume' cannot be of the type bool: it must be int or None",
+    ),
+    "an alias": (
+        lambda out: mrbridge.translate(out, out, also=3),  # type: ignore[call-overload]
+        mrbridge.SettingsError,
+        "'also' cannot be of the type int: it must be Mapping or Sequence",
+    ),
+    "no workers": (
+        lambda out: mrbridge.inspect(out, workers=0),
+        mrbridge.SettingsError,
+        "'workers' cannot be 0. Use 1 or more.",
+    ),
+    "no trials": (
+        lambda out: mrbridge.tune(out, out, trials=0),
+        mrbridge.SettingsError,
+        "'trials' cannot be 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_arguments_of_wrong_types(name: str, tmp_path: Path) -> None:
+    call, error, words = WRONG_TYPES[name]
+    with pytest.raises(error, match=re.escape(words)):
+        call(tmp_path / "place")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_that_are_as_good(make_scan: Callable[..., Volume], tmp_path: Path) -> None:
+    class OtherPath:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "scan_T1w.nii.gz")
+
+    mrbridge.write(make_scan(0, "T1w"), OtherPath())  # type: ignore[arg-type]
+    scan = mrbridge.read(OtherPath(), volume=np.int64(0), force=np.True_)  # type: ignore[arg-type]
+    assert scan.contrast == "T1w"
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from mrbridge.io.atomic import atomic_path, sha256_of, write_json, write_text
 from mrbridge.manifest import VERSION, BundleManifest, Direction, card, in_words
 from mrbridge.models import bundle_folder, locate
 from mrbridge.networks.settings import GeneratorExtension, GeneratorSettings
+from mrbridge.settings import checked
 from mrbridge.text import parse_json, short_repr
 
 if TYPE_CHECKING:
@@ -373,6 +374,7 @@ def read_manifest(model: str | Path) -> BundleManifest:
         raise _damaged(f"is damaged: {error.what}", path) from None
 
 
+@checked
 def load_bundle(model: str | Path, *, allow_code: bool = False) -> Bundle:
     """Load the bundle of a run, a bundle's folder or `shipped`, checking every byte of the weights.
 

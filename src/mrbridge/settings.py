@@ -5,11 +5,16 @@ Each stage declares its settings next to its code; the command line and YAML fil
 
 from __future__ import annotations
 
+import builtins
+import inspect
+import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import reduce
+from functools import reduce, wraps
+from numbers import Integral, Real
 from pathlib import Path
 from pkgutil import resolve_name
 from types import UnionType
@@ -20,19 +25,26 @@ from typing import (
     ClassVar,
     Literal,
     Self,
+    TypeVar,
     Union,
     get_args,
     get_origin,
 )
 
+from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from mrbridge.errors import SettingsError
+import mrbridge
+from mrbridge.errors import InputError, SettingsError
 from mrbridge.text import short_repr, shortened
 
 if TYPE_CHECKING:
     import yaml
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Positive = Annotated[int, Ge(1)]
+"""A number of processes, trainings or the like."""
 
 Planes = Literal["axial", "all"]
 """The planes in which volumes are sliced for the networks: one, or all three."""
@@ -129,6 +141,83 @@ class VerbSettings(Settings):
     def stage_settings(cls) -> type[Settings] | None:
         """The settings class of the stage."""
         return None if cls.stage is None else resolve_name(cls.stage)
+
+
+def checked(function: Function) -> Function:
+    """A public function that refuses arguments of other types than annotated before it begins.
+
+    Raises:
+        InputError: one that must be a path or an object.
+        SettingsError: another one, or a number below the least that is annotated (`Ge`).
+    """
+    parameters = inspect.signature(function).parameters
+    names = _Names(inspect.unwrap(function).__globals__)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(parameters, args, strict=False)) | kwargs
+        for name, parameter in parameters.items():
+            if name in given:
+                kinds = names.kinds(parameter.annotation)
+                _check_argument(function.__name__, name, given[name], kinds)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+class _Names:
+    """The names in the annotations of a module: its own, built-in ones and public ones. What only
+    type checkers import else is any `object`."""
+
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        self._scope = scope
+
+    def __getitem__(self, name: str) -> Any:
+        known = self._scope.get(name, vars(builtins).get(name))
+        found = getattr(mrbridge, name, object) if known is None else known
+        return self._evaluated(found) if isinstance(found, str) else found  # an alias as text
+
+    def _evaluated(self, annotation: str) -> Any:
+        return eval(annotation, {}, self)  # type: ignore[arg-type]  # only items are asked for
+
+    def kinds(self, annotation: str) -> list[tuple[Any, float]]:
+        """The types that a value may have, each with the least value."""
+        found = self._evaluated(annotation)
+        union = get_origin(found) in (Union, UnionType)
+        return [
+            (get_args(kind)[0], get_args(kind)[1].ge)
+            if get_origin(kind) is Annotated
+            else (get_origin(kind) or kind, -math.inf)
+            for kind in (get_args(found) if union else (found,))
+        ]
+
+
+def _check_argument(function: str, name: str, value: Any, kinds: list[tuple[Any, float]]) -> None:
+    for kind, least in kinds:
+        if _is_of(value, kind):
+            if least > -math.inf and value < least:
+                raise SettingsError(f"'{name}' cannot be {value}", remedy=f"Use {least} or more.")
+            return
+    words = [kind.__name__.replace("NoneType", "None") for kind, _ in kinds]
+    allowed = " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+    is_path = "Path" in words
+    raise (InputError if is_path else SettingsError)(
+        f"'{name}' cannot be of the type {type(value).__name__}: it must be {allowed}",
+        remedy="Pass a path; save it first if it is in memory."
+        if is_path
+        else f"See help(mrbridge.{function}).",
+    )
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; a truth value is not a number."""
+    if kind is Any:
+        return True
+    if kind is Literal:
+        return isinstance(value, str)
+    if type(value).__name__ in ("bool", "bool_"):  # Python's or NumPy's
+        return kind in (bool, object)
+    return isinstance(value, {int: Integral, float: Real, Path: os.PathLike}.get(kind, kind))
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from mrbridge.errors import (
     StoreError,
 )
 from mrbridge.io.temporary import this_machine
+from mrbridge.phantom.dataset import write_bids
+from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.preprocessing.preprocess import preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Volume
@@ -192,8 +196,30 @@ def test_a_file_under_another_name_is_a_leak(contrast: str, bids: Maker, tmp_pat
         "participant_id\tsplit\nsub-01\ttrain\nsub-02\ttrain\nsub-03\tval\nsub-09\ttest\n"
     )
     message = rf"such as sub-01_T1w and sub-09_{contrast}: scores will be inflated.*--fix"
-    with pytest.warns(MrbridgeWarning, match=message):
+    look = pytest.warns(MrbridgeWarning, match="likely T2w instead of T1w, or the reverse: sub-09")
+    with pytest.warns(MrbridgeWarning, match=message), look if contrast == "T2w" else nullcontext():
         prepare(root, tmp_path / "store")
+
+
+@pytest.mark.parametrize("swapped", [0, 1, 3])
+def test_contrasts_that_were_swapped_are_reported(swapped: int, tmp_path: Path) -> None:
+    settings = PhantomSettings(subjects=3, spacing_mm=6, lesions=(0, 0))
+    subjects = sorted(write_bids(tmp_path / "ph", settings).glob("sub-*/anat"))
+    for folder in subjects[3 - swapped :]:
+        t1w, t2w = sorted(folder.glob("*w.nii.gz"))
+        t1w.rename(tmp_path / "kept")
+        t2w.rename(t1w)
+        (tmp_path / "kept").rename(t2w)
+    words = {
+        1: "likely T2w instead of T1w, or the reverse: sub-03",
+        3: "given as T1w look like T2w",
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepare(tmp_path / "ph", tmp_path / "store")
+    reported = [str(one.message) for one in caught if "swapped" in str(one.message)]
+    assert len(reported) == (swapped > 0)
+    assert all(words[swapped] in one for one in reported)
 
 
 def test_scans_of_one_subject_that_show_two_heads_are_reported(bids: Maker, tmp_path: Path) -> None:

@@ -386,6 +386,21 @@ PROMISES: list[tuple[str, list[str]]] = [
         ["dataset/test_prepare.py::test_heads_of_other_size_in_2d_images_are_reported"],
     ),
     (
+        "T1w scans that look like T2w, and the reverse, are reported by `prepare`",
+        ["dataset/test_prepare.py::test_contrasts_that_were_swapped_are_reported"],
+    ),
+    (
+        "Functions of the package refuse arguments of wrong types, and `workers=0`, in one line",
+        ["test_api.py::test_arguments_of_wrong_types"],
+    ),
+    (
+        "FreeSurfer images without geometry are refused; defaults of MINC are reported",
+        [
+            "inference/test_translate.py::TestObjects::test_a_freesurfer_image_without_geometry",
+            "inference/test_translate.py::TestObjects::test_a_minc_image_without_geometry",
+        ],
+    ),
+    (
         "A skull-stripped scan stored as integers of which none is exactly zero is treated as one",
         [
             "inference/test_translator.py::test_a_background_that_is_not_black_changes_nothing",

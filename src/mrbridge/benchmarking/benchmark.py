@@ -35,7 +35,7 @@ from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import make_room
 from mrbridge.quiet import at_level
 from mrbridge.reports import counted
-from mrbridge.settings import read_yaml
+from mrbridge.settings import Positive, checked, read_yaml
 from mrbridge.training.checkpoint import identity
 from mrbridge.training.folder import FILES as RUN_FILES, remove_state
 from mrbridge.training.run import find_initial_model, train_or_resume
@@ -53,6 +53,7 @@ _OPTIONS = ("minutes", "seed", "stop_after_epochs", "patience", "guard")
 Arms = Sequence[str | Path] | Mapping[str, Mapping[str, Any] | TrainSettings]
 
 
+@checked
 def benchmark(
     store: str | Path | Store,
     out: str | Path,
@@ -60,7 +61,7 @@ def benchmark(
     *,
     settings: Mapping[str, Any] | None = None,
     minutes: float = 10.0,
-    seeds: int = 3,
+    seeds: Positive = 3,
     start: str | Path = "auto",
     device: str = "auto",
     overwrite: bool = False,

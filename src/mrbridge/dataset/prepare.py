@@ -52,23 +52,27 @@ from mrbridge.io.remote import localise, not_fetched, release_when_done, remove
 from mrbridge.io.scans import FoundScans, Scan, log_left_out, outside, why_left_out
 from mrbridge.io.temporary import is_temporary, sweep
 from mrbridge.preprocessing.intensity import (
+    OTHER_CONTRAST,
     IntensityNormalisation,
     learned_levels,
     median_normalisation,
     rescaled,
 )
 from mrbridge.preprocessing.skull_strip import hd_bet_program, mask_path
-from mrbridge.reports import some
+from mrbridge.reports import counted, some
+from mrbridge.settings import checked
 from mrbridge.text import shown
 
 log = logging.getLogger(__name__)
 
 _OTHER_SIZE = 1.3  # least ratio of the sizes of heads in the 2D images of two contrasts to warn of
+_APART = 0.1  # by how much the skewness of T1w exceeds that of T2w if they are swapped
 _COMPARED = 5  # pairs of 2D images of each subject
 REPORT = "report.json"
 """In the store, next to the manifest: files that were left out, and failures."""
 
 
+@checked
 def prepare(
     source: str | Path | Sequence[str | Path],
     out: str | Path,
@@ -174,6 +178,7 @@ def _prepare(
         manifest = _standard_scale(manifest, out, {job.id: job for job in jobs})
     _warn_about_copies(manifest.records)
     _warn_about_sizes(manifest.records)
+    _warn_about_contrasts(manifest.records)
     _remove_others(out, {record.id for record in manifest.records})
     write_manifest(out, manifest)
     write_json(out / REPORT, _report(manifest.records, failures, ignored))
@@ -309,6 +314,27 @@ def _warn_about_copies(records: Sequence[ScanRecord]) -> None:
             f"{several[0][0].id} and {several[0][1].id}: scores will be inflated. mrbridge inspect "
             "--fix writes a table without copies."
         )
+
+
+def _warn_about_contrasts(records: Sequence[ScanRecord]) -> None:
+    """Warn about T1w scans that look like T2w and the reverse: all of them, or single volumes. Of
+    2D images, many do not show the brain."""
+    signs = {"T1w": 1, "T2w": -1}
+    seen = [(one, one.skewness) for one in records if one.skewness is not None]
+    t1w, t2w = ([value for one, value in seen if one.contrast == contrast] for contrast in signs)
+    others = [
+        one.id
+        for one, value in seen
+        if not one.is_2d and signs.get(one.contrast, 0) * value >= OTHER_CONTRAST
+    ]
+    if t1w and t2w and median(t1w) > median(t2w) + _APART:
+        what = "scans that are given as T1w look like T2w, and those given as T2w like T1w"
+    elif others:
+        count = counted(len(others), "scan is", "scans are")
+        what = f"{count} very likely T2w instead of T1w, or the reverse: {some(others)}"
+    else:
+        return
+    warn(f"{what}; names, folders, or --source and --target may be swapped")
 
 
 def _warn_about_sizes(records: Sequence[ScanRecord]) -> None:

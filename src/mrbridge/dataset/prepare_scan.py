@@ -30,6 +30,7 @@ from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, black_background, crop_to_head
 from mrbridge.preprocessing.geometry import slice_grid
+from mrbridge.preprocessing.intensity import inner_half, skewness
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess
 from mrbridge.preprocessing.resample import (
     Placement,
@@ -195,6 +196,8 @@ def prepare_scan(job: Job, found: dict[Scan, _Found] | None = None) -> ScanRecor
         whole = slice_grid(reference.grid or volume, None)
         first = (reference.crop or result.crop).first(result.grid)
     values = result.slices[kept].astype(np.float16)  # (slices, rows, columns)
+    middle = kept[kept.size // 2]
+    look = skewness(inner_half(result.slices[middle], result.foreground[middle]))
     record = ScanRecord(
         id=job.id,
         subject=scan.subject,
@@ -215,6 +218,7 @@ def prepare_scan(job: Job, found: dict[Scan, _Found] | None = None) -> ScanRecor
         alignment=None if alignment is None else alignment.as_json(),
         noise=None if result.noise is None else float(f"{result.noise:.4g}"),
         brain_litres=None if result.brain is None else round(volume_l(result.brain, volume), 4),
+        skewness=None if look is None else round(look, 3),
     )
     write_scan(job.store, record, values)
     return record

@@ -64,6 +64,7 @@ class ScanRecord(Settings):
         noise: standard deviation of the noise that was removed, in the file's unit; None without
             denoising.
         brain_litres: the volume of the brain; None without skull stripping.
+        skewness: of the intensities of its middle slice (`preprocessing.intensity.skewness`).
         segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
     """
 
@@ -86,6 +87,7 @@ class ScanRecord(Settings):
     alignment: dict[str, Any] | None = None
     noise: float | None = None
     brain_litres: float | None = None
+    skewness: float | None = None
     segments: dict[str, list[Range]] = Field(default_factory=dict)
 
     @field_validator("id")

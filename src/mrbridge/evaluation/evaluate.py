@@ -55,6 +55,7 @@ from mrbridge.models import unnamed
 from mrbridge.parallel import Workers, map_scans, reachable
 from mrbridge.quiet import each_warning_once
 from mrbridge.reports import counted, some, some_files
+from mrbridge.settings import checked
 
 if TYPE_CHECKING:
     from mrbridge.bundle import Bundle
@@ -69,6 +70,7 @@ _Result = TypeVar("_Result")
 _Failures = list[tuple[str, str]]  # case or folder, reason
 
 
+@checked
 def evaluate(
     model: Bundle | str | Path | TranslatorLike | None,
     pairs: str | Path | Sequence[str | Path],
@@ -133,6 +135,7 @@ def evaluate(
         )
 
 
+@checked
 def score(
     real: str | Path,
     synthetic: str | Path,

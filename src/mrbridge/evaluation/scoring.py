@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,7 @@ DOUBTS = {
 """Why the images of a case may not belong together: what was found, and what it means."""
 
 
+@runtime_checkable
 class TranslatorLike(Protocol):
     """The part of `mrbridge.inference.translator.Translator` that an evaluation needs."""
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from mrbridge.inference.head_position import Fit, find_template, shrunk_to, size_of, template
 from mrbridge.preprocessing.foreground import Head, Mask, Stack
+from mrbridge.preprocessing.intensity import inner_half, skewness
 from mrbridge.preprocessing.preprocess import noise_level
 from mrbridge.preprocessing.resample import moved
 from mrbridge.preprocessing.template import CENTRE
@@ -136,25 +137,6 @@ def _flat(slices: Stack, inside: Mask) -> float:
 
 def _values(inside: NDArray[np.float32]) -> int:
     return len(np.unique(inside[:: max(1, len(inside) // 100_000)]))
-
-
-def skewness(values: NDArray[Any]) -> float | None:
-    """Whether the dark or the bright tail of a brain's intensities is longer, from -1 to 1; None if
-    there are too few.
-
-    (p97 + p3 - 2 p50) / (p97 - p3), Bowley's skewness with outer percentiles. In T1w the tail is
-    dark (fluid), in T2w bright.
-    """
-    if len(values) < _MEASURED:
-        return None
-    low, middle, high = np.percentile(values, (3, 50, 97))
-    return float((high + low - 2 * middle) / (high - low)) if high > low else None
-
-
-def inner_half(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The pixels of the inner half of the head, both (rows, columns): brain, in an axial slice."""
-    depth = ndimage.distance_transform_edt(inside)
-    return plane[depth > 0.35 * depth.max()]
 
 
 def _largest(inside: Mask) -> NDArray[np.int_]:

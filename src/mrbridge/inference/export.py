@@ -25,6 +25,7 @@ from mrbridge.io.remote import remove
 from mrbridge.manifest import huggingface_card
 from mrbridge.networks.build import Generator
 from mrbridge.quiet import at_level, without_warnings
+from mrbridge.settings import checked
 
 FORMATS = ("onnx", "monai", "huggingface")
 """The formats that `export` writes."""
@@ -35,6 +36,7 @@ _LAYOUT = "rows to posterior, columns to the patient's left; axial slices"
 _MOST = 8192  # rows, columns and batch that an exported network promises to take
 
 
+@checked
 def export(model: Bundle | str | Path, out: str | Path, *, to: str = "onnx") -> list[Path]:
     """Write the generators for other runtimes.
 

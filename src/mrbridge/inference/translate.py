@@ -26,6 +26,7 @@ from mrbridge.models import SHIPPED
 from mrbridge.parallel import Workers, reachable
 from mrbridge.preprocessing.foreground import Head
 from mrbridge.preprocessing.skull_strip import find_brain
+from mrbridge.settings import checked
 from mrbridge.volume import Volume
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def translate(
     device: str = "auto",
     **changes: Any,
 ) -> Image: ...
+@checked
 def translate(
     image: Scan,
     out: str | Path | None = None,

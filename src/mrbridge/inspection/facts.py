@@ -17,13 +17,13 @@ from scipy import ndimage
 from mrbridge.dataset.pairs import thumbnail_of
 from mrbridge.dataset.store import ScanRecord, read_slices
 from mrbridge.errors import InputError
-from mrbridge.inference.appearance import inner_half, skewness
 from mrbridge.inference.input_check import check_image
 from mrbridge.io import read
 from mrbridge.io.nifti_header import other_by_intent
 from mrbridge.io.scans import Scan
 from mrbridge.preprocessing.foreground import Crop, black_background, foreground_mask
 from mrbridge.preprocessing.geometry import to_slices
+from mrbridge.preprocessing.intensity import inner_half, skewness
 from mrbridge.preprocessing.preprocess import IMMERKAER, preprocess
 from mrbridge.preprocessing.settings import PreprocessSettings
 from mrbridge.volume import Verdict
@@ -109,7 +109,7 @@ class Facts(Properties):
     Attributes:
         shape: (slices, rows, columns).
         histogram: shares of the foreground's voxels in `BINS` bins from -1 to 1; shape (BINS,).
-        skewness: of the middle slice, see `appearance.skewness`; None if it shows little head.
+        skewness: of the middle slice, see `intensity.skewness`; None if it shows little head.
         noise, sharpness: see `measure_texture`; None if the head is too small.
         truncation: see `measure_truncation`, by side of the image.
         thumbnail: uint8, (THUMBNAIL, THUMBNAIL), of the middle slice.

@@ -19,6 +19,7 @@ from mrbridge.io.formats import is_dicom
 from mrbridge.io.remote import localise
 from mrbridge.io.scans import Scan, why_left_out
 from mrbridge.reports import counted, render, some
+from mrbridge.settings import checked
 from mrbridge.text import shown
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Inspection:
         return [*lines, f"Time: {self.seconds:.0f} s{tail}"]
 
 
+@checked
 def inspect(
     path: str | Path,
     out: str | Path | None = None,

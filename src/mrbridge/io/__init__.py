@@ -15,6 +15,7 @@ from mrbridge.io.atomic import reading, suffix_of, writing
 from mrbridge.io.contrast import of_path
 from mrbridge.io.formats import FORMATS, is_dicom, is_readable
 from mrbridge.io.remote import fetch, localise
+from mrbridge.settings import checked
 from mrbridge.volume import Volume
 
 __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
@@ -22,6 +23,7 @@ __all__ = ["FORMATS", "is_dicom", "is_readable", "read", "write"]
 _UNNAMED_NOTE = "synthetic by mrbridge, for research, not for diagnosis"
 
 
+@checked
 @np.errstate(all="ignore")  # also under np.seterr(all="raise")
 def read(
     path: str | Path,
@@ -96,6 +98,7 @@ def read(
     return replace(result, contrast=identity.contrast, other=other or result.other)
 
 
+@checked
 @np.errstate(all="ignore")
 def write(
     volume: Volume,

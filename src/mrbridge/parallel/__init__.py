@@ -14,11 +14,12 @@ from typing import Any, Generic, TypeVar
 
 from mrbridge import interruption, progress
 from mrbridge.errors import MrbridgeError, MrbridgeWarning, as_error, warn
+from mrbridge.settings import Positive
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Workers = int | str
+Workers = Positive | str
 """The number of processes, or the address of the scheduler of a Dask cluster."""
 
 

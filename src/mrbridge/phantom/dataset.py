@@ -19,6 +19,7 @@ from mrbridge.phantom.labels import label_maps
 from mrbridge.phantom.settings import PhantomSettings
 from mrbridge.phantom.signals import PulseSequence
 from mrbridge.phantom.subjects import simulate
+from mrbridge.settings import Positive, checked
 from mrbridge.text import parse_json
 from mrbridge.volume import CONTRASTS, Volume
 
@@ -34,8 +35,9 @@ FILES = (
 """The files of a dataset, as patterns."""
 
 
+@checked
 def write_bids(
-    out: str | Path, settings: PhantomSettings, *, workers: int = 1, overwrite: bool = False
+    out: str | Path, settings: PhantomSettings, *, workers: Positive = 1, overwrite: bool = False
 ) -> Path:
     """Write a dataset: scans of `settings.subjects` subjects, masks among its derivatives.
 

@@ -41,6 +41,7 @@ from mrbridge.phantom.signals import (
     Tissue,
     null_of_fluid,
 )
+from mrbridge.settings import checked
 from mrbridge.volume import Volume
 
 _BLUR_VOXELS = 0.4
@@ -120,6 +121,7 @@ class SimulatedSubject:
         return self.scans["T2w"]
 
 
+@checked
 def simulate(settings: PhantomSettings, index: int) -> SimulatedSubject:
     """Subject `index` (from 0) of a dataset.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import ndimage
 
 from mrbridge.errors import InputError
 from mrbridge.preprocessing.settings import IntensitySettings
@@ -19,6 +20,11 @@ FLOOR = -0.8
 KNEE_LEVEL = 0.6
 """What the knee becomes: tissue gets 80 % of [-1, 1], the bright tail the rest."""
 
+OTHER_CONTRAST = 0.3
+"""Skewness from which on a T1w is very likely a T2w, and below the negative a T2w a T1w. T1w has
+-0.96 to -0.12 and T2w 0.10 to 0.99 in the 170 slices of five open datasets."""
+
+_FEWEST = 9  # values with a skewness
 _NOTHING = 0.005  # share of the brightest tissue, below which the background is zero
 _DECILES = tuple(range(10, 100, 10))
 
@@ -217,3 +223,22 @@ def _rising(values: Sequence[float]) -> tuple[float, ...]:
     steps = np.arange(len(values)) * 1e-6
     apart = np.maximum.accumulate(values) + steps * (values[-1] - values[0])
     return tuple(float(value) for value in apart)
+
+
+def skewness(values: NDArray[Any]) -> float | None:
+    """Whether the dark or the bright tail of a brain's intensities is longer, from -1 to 1; None if
+    there are too few.
+
+    (p97 + p3 - 2 p50) / (p97 - p3), Bowley's skewness with outer percentiles. In T1w the tail is
+    dark (fluid), in T2w bright.
+    """
+    if len(values) < _FEWEST:
+        return None
+    low, middle, high = np.percentile(values, (3, 50, 97))
+    return float((high + low - 2 * middle) / (high - low)) if high > low else None
+
+
+def inner_half(plane: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The pixels of the inner half of the head, both (rows, columns): brain, in an axial slice."""
+    depth = ndimage.distance_transform_edt(inside)
+    return plane[depth > 0.35 * depth.max()]

@@ -23,7 +23,7 @@ from mrbridge.extensions import code_in, completed, require
 from mrbridge.hardware import choose_device, quick_kernels
 from mrbridge.manifest import MOST_SCANS, BundleManifest
 from mrbridge.reports import counted, html_table
-from mrbridge.settings import read_yaml
+from mrbridge.settings import checked, read_yaml
 from mrbridge.training.checkpoint import (
     check_resumable,
     identity,
@@ -86,6 +86,7 @@ class Run:
         )
 
 
+@checked
 def train(
     store: str | Path | Store,
     run: str | Path,

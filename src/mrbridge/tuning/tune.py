@@ -31,7 +31,7 @@ from mrbridge.io.atomic import atomic_path, write_text
 from mrbridge.io.lock import only_writer
 from mrbridge.io.ownership import FIGURE_MARK, make_room
 from mrbridge.reports import counted, csv_table
-from mrbridge.settings import merged, nested
+from mrbridge.settings import Positive, checked, merged, nested
 from mrbridge.training.checkpoint import identity
 from mrbridge.training.folder import FILES as RUN_FILES
 from mrbridge.training.settings import resolve
@@ -104,16 +104,17 @@ class Search:
         return "\n".join(lines)
 
 
+@checked
 def tune(
     store: str | Path | Store,
     out: str | Path,
     settings: Mapping[str, Any] | None = None,
     *,
     space: Mapping[str, Any] | str | Path | None = None,
-    trials: int = 20,
+    trials: Positive = 20,
     minutes: float = 10.0,
     score: Score = "criterion",
-    workers: int = 1,
+    workers: Positive = 1,
     start: str | Path = "auto",
     device: str = "auto",
     overwrite: bool = False,

@@ -12,6 +12,7 @@ from mrbridge.io import read
 from mrbridge.io.atomic import write_text
 from mrbridge.io.ownership import must_be_our_page
 from mrbridge.preprocessing.resample import covered, grid_difference, resample, stored_like
+from mrbridge.settings import checked
 from mrbridge.viewer import Layer, must_be_built, page
 from mrbridge.volume import Volume
 
@@ -40,6 +41,7 @@ class View:
         )
 
 
+@checked
 def view(
     scan: Scan,
     synthetic: Scan | None = None,
