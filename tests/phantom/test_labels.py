@@ -125,7 +125,9 @@ def test_what_is_not_a_label_map_is_refused(tmp_path: Path) -> None:
     nibabel.save(scan, tmp_path / "scan.nii.gz")
     with pytest.raises(InputError, match="not a label map"):
         labelled_head(tmp_path / "scan.nii.gz", SPACING)
-    labels = made(skull=True)
+    noisy = np.where(labels := made(skull=True), rng.integers(1, 200, labels.shape), 0)
+    with pytest.raises(InputError, match="looks like a scan"):
+        labelled_head(saved(noisy, tmp_path / "t1w.nii.gz"), SPACING)
     labels[0, 0, 0] = 2_000_000_000
     with pytest.raises(InputError, match="not a label map"):
         labelled_head(saved(labels, tmp_path / "large.nii.gz"), SPACING)

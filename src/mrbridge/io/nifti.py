@@ -12,7 +12,6 @@ import math
 import os
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,10 +22,10 @@ from typing import IO, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
+from zlib_ng import gzip_ng, zlib_ng
 
 from mrbridge.errors import InputError, OutputError
 from mrbridge.io.atomic import atomic_path, suffix_of
@@ -41,7 +40,7 @@ _SLACK = 1 << 20  # bytes after the voxels that are read through; more is not a 
 _LEAST_EXCESS = 4096  # fewer bytes after the voxels may pad the file to whole blocks
 _DEFLATE_LIMIT = 1032  # the most that deflate can compress (zlib's technical details)
 _GZIP, _MOST_LAYERS = b"\x1f\x8b", 2  # RFC 1952, 2.3.1
-_GZIP_ERRORS: tuple[Any, ...] = EOFError, isal_zlib.error, igzip.BadGzipFile
+_GZIP_ERRORS: tuple[Any, ...] = EOFError, zlib_ng.error, gzip_ng.BadGzipFile
 _NOT_REAL = {  # nifti1.h
     **dict.fromkeys((32, 1792, 2048), "complex numbers"),
     **dict.fromkeys((128, 2304), "colours"),
@@ -54,11 +53,12 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "a Zstandard file",
 }
 _BLOCK = 4 << 20  # bytes that are compressed at once: always as many, for equal files of equal data
+_LEVEL = 2  # of zlib-ng; files are as small as with level 1 of zlib
 # Deflate, no name and no time, fastest algorithm, unknown system (RFC 1952, section 2.3).
 _GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
 
 
-class _Gzip(igzip.IGzipFile):
+class _Gzip(gzip_ng.GzipNGFile):
     """A layer of gzip of at most `limit` bytes: it may consist of endless empty members."""
 
     limit = _SLACK
@@ -394,8 +394,8 @@ def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
     """A gzip file of one member, in pieces; equal parts give equal files on any machine.
 
     Blocks are compressed separately and end on a byte boundary (`Z_SYNC_FLUSH` of zlib), so that
-    they form one deflate stream, as in pigz (M. Adler). zlib releases Python's lock, so that all
-    processors work. ISA-L, which reads, is faster, but equal data may give different files.
+    they form one deflate stream, as in pigz (M. Adler). zlib-ng releases Python's lock, so that all
+    processors work.
     """
     views = [memoryview(part) for part in parts]
     starts = [(view, start) for view in views for start in range(0, len(view), _BLOCK)]
@@ -405,12 +405,12 @@ def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
     with ThreadPoolExecutor(usable_cores()) as pool:
         yield from pool.map(_deflated, blocks, is_last)
     size = sum(map(len, views))
-    yield struct.pack("<II", reduce(lambda crc, v: zlib.crc32(v, crc), views, 0), size % 2**32)
+    yield struct.pack("<II", reduce(lambda crc, v: zlib_ng.crc32(v, crc), views, 0), size % 2**32)
 
 
 def _deflated(block: memoryview, is_last: bool) -> bytes:
-    stream = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return stream.compress(block) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
+    stream = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, -zlib_ng.MAX_WBITS)
+    return stream.compress(block) + stream.flush(zlib_ng.Z_FINISH if is_last else zlib_ng.Z_SYNC_FLUSH)
 
 
 def _damaged(what: str) -> InputError:

@@ -73,6 +73,7 @@ _CENTRES = {  # RAS+ mm in the template, of the left structure; the right one is
     (10, 49): (12.0, -18.0, 8.0),
 }
 _EDGE_MM = 0.5  # standard deviation of the smoothing that makes partial volumes of labels
+_UNIFORM = 0.3  # the least share of voxels in a label map that equal their neighbours
 _CLOSING_MM = 8.0  # fissures up to twice as wide are part of the brain mask
 
 
@@ -150,7 +151,15 @@ def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
             path=path,
             remedy="Give volumes of whole numbers in FreeSurfer's numbering.",
         )
-    return _without_parcels(voxels.astype(np.int32)), affine
+    labels = _without_parcels(voxels.astype(np.int32))
+    inside = (labels[1:] > 0) & (labels[:-1] > 0)
+    if inside.any() and (labels[1:] == labels[:-1])[inside].mean() < _UNIFORM:
+        raise InputError(
+            "looks like a scan of whole numbers: neighbouring voxels have different values",
+            path=path,
+            remedy="Give label maps only.",
+        )
+    return labels, affine
 
 
 class _Space:
