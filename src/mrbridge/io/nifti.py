@@ -410,7 +410,8 @@ def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
 
 def _deflated(block: memoryview, is_last: bool) -> bytes:
     stream = zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, -zlib_ng.MAX_WBITS)
-    return stream.compress(block) + stream.flush(zlib_ng.Z_FINISH if is_last else zlib_ng.Z_SYNC_FLUSH)
+    end = zlib_ng.Z_FINISH if is_last else zlib_ng.Z_SYNC_FLUSH
+    return stream.compress(block) + stream.flush(end)
 
 
 def _damaged(what: str) -> InputError:
