@@ -12,19 +12,18 @@ import numpy as np
 
 from mrbridge.bundle import Bundle, load_bundle
 from mrbridge.errors import BundleError, InputError, SettingsError
-from mrbridge.inference.planes import (
-    LEAST_MARGIN,
-    Mask,
-    Stack,
-    height,
-    how_many_computed,
-    planes_for,
-)
+from mrbridge.inference.planes import LEAST_MARGIN, height, how_many_computed, planes_for
 from mrbridge.interruption import held
 from mrbridge.io.image2d import is_eight_bit
 from mrbridge.manifest import AnyContrast, Direction, Uncertainty
 from mrbridge.models import SHIPPED, is_installed
-from mrbridge.preprocessing.foreground import FoundHead, black_background, crop_to_head
+from mrbridge.preprocessing.foreground import (
+    FoundHead,
+    Mask,
+    Stack,
+    black_background,
+    crop_to_head,
+)
 from mrbridge.preprocessing.geometry import size_multiple, slice_grid
 from mrbridge.preprocessing.intensity import WINDOW, IntensityNormalisation
 from mrbridge.preprocessing.preprocess import Preprocessed, preprocess

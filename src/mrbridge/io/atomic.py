@@ -195,10 +195,11 @@ def writing(path: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise OutputError(
-                f"cannot be written ({error.strerror or error})",
-                remedy="Check the free space and the permissions, or choose another place.",
-            ) from error
+            remedy = "Check the free space and the permissions, or choose another place."
+            if isinstance(error, FileExistsError | NotADirectoryError):
+                remedy = "A file has the name of its folder: choose another place."
+            what = f"cannot be written ({error.strerror or error})"
+            raise OutputError(what, remedy=remedy) from error
 
 
 @contextmanager
