@@ -325,6 +325,10 @@ def test_a_smaller_margin_saves_padding_in_three_planes(
     assert (made[:, :, 56:] == -1).all()
     translate([slices], foreground, None)
     assert copying.shapes[1:] == [(3, 48, 64)], "one plane"
+    foreground = np.zeros_like(foreground)
+    foreground[:, :, :40] = True  # cut off by the field of view
+    translate([slices], foreground, None, tight=True)
+    assert copying.shapes[2:] == [(3, 48, 64)]
     foreground[:, :, 5:] = True  # so that nothing is saved
     (made,) = translate([slices], foreground, None, tight=True)
     np.testing.assert_array_equal(made, slices)

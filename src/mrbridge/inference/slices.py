@@ -156,7 +156,8 @@ class SliceTranslator:
     ) -> tuple[tuple[slice, ...], tuple[int, int]]:
         """What of the slices is computed, and to how many rows and columns that is padded.
 
-        It is all of them, unless the foreground with `LEAST_MARGIN` needs less padding.
+        It is all of them, unless the foreground with `LEAST_MARGIN` needs less padding. A head that
+        the field of view cuts off keeps its whole margin in that direction.
         """
         box, padded = [slice(None)], []
         for axis, smallest in ((1, least[0]), (2, least[1])):
@@ -167,7 +168,8 @@ class SliceTranslator:
                 low, high = inside[0] - LEAST_MARGIN, inside[-1] + 1 + LEAST_MARGIN
                 low, high = max(low, 0), min(high, last)
                 smaller = size_multiple(max(high - low, smallest), self.multiple)
-                if smaller < size:
+                is_whole = inside[0] > 0 and inside[-1] < last - 1
+                if is_whole and smaller < size:
                     first, last, size = low, high, smaller
             box.append(slice(first, last))
             padded.append(size)
