@@ -174,6 +174,7 @@ def test_black_margins_of_2d_images(
     assert_same(unpadded(made[1], around), made[0], pixels > 0)
 
 
+@pytest.mark.filterwarnings("ignore:.* may be swapped")
 @pytest.mark.parametrize("suffix", ["nii.gz", "png"])
 def test_training_slices_are_the_same(suffix: str, tmp_path: Path) -> None:
     """The same head in a wide field of view, prepared."""

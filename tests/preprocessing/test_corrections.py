@@ -149,6 +149,7 @@ class TestDenoisingInPreprocessing:
         assert plain.noise is None
         assert smooth.noise == pytest.approx(0.06 * WHITE, rel=0.12)
 
+    @pytest.mark.filterwarnings("ignore:.* may be swapped")
     @pytest.mark.filterwarnings("ignore:.* in several splits")
     def test_the_store_records_it(self, tmp_path: Path) -> None:
         for number in (1, 2):

@@ -143,6 +143,7 @@ def test_outside_is_black_and_the_brain_keeps_its_range() -> None:
     np.testing.assert_allclose(standard.slices, single.slices, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* may be swapped")
 @pytest.mark.filterwarnings("ignore:.* in several splits")
 class TestPrepare:
     def test_the_store_holds_brains_and_their_volume(self, cohort: Path, tmp_path: Path) -> None:

@@ -276,6 +276,7 @@ RIGID = PrepareSettings().changed({"standard": {"align": "rigid"}})
 
 
 @pytest.mark.usefixtures("known")
+@pytest.mark.filterwarnings("ignore:.* may be swapped")
 @pytest.mark.filterwarnings("ignore:.* in several splits")
 class TestPrepare:
     def test_a_bright_spot_is_at_its_position_in_the_store(self, tmp_path: Path) -> None:

@@ -196,8 +196,9 @@ def prepare_scan(job: Job, found: dict[Scan, _Found] | None = None) -> ScanRecor
         whole = slice_grid(reference.grid or volume, None)
         first = (reference.crop or result.crop).first(result.grid)
     values = result.slices[kept].astype(np.float16)  # (slices, rows, columns)
-    middle = kept[kept.size // 2]
-    look = skewness(inner_half(result.slices[middle], result.foreground[middle]))
+    look, middle = None, kept[kept.size // 2]
+    if settings.standard.foreground == "head":
+        look = skewness(inner_half(result.slices[middle], result.foreground[middle]))
     record = ScanRecord(
         id=job.id,
         subject=scan.subject,

@@ -64,7 +64,8 @@ class ScanRecord(Settings):
         noise: standard deviation of the noise that was removed, in the file's unit; None without
             denoising.
         brain_litres: the volume of the brain; None without skull stripping.
-        skewness: of the intensities of its middle slice (`preprocessing.intensity.skewness`).
+        skewness: of the intensities of its middle slice (`preprocessing.intensity.skewness`); None
+            without a head.
         segments: split (`train`, `val`, `test`) to half-open ranges of the array's slices.
     """
 
