@@ -91,37 +91,37 @@ WRONG_TYPES: dict[str, tuple[Callable[[Path], Any], type[mrbridge.MrbridgeError]
     "model": (
         lambda out: mrbridge.translate("scan.nii", out, model=3),  # type: ignore[call-overload]
         mrbridge.InputError,
-        "'model' cannot be of the type int: it must be Bundle, Translator, str or Path. Pass a",
+        "'model' must be Bundle, Translator, str or Path, not int. Pass a",
     ),
     "model of evaluate": (
         lambda out: mrbridge.evaluate(3, out),  # type: ignore[arg-type]
         mrbridge.InputError,
-        "it must be Bundle, str, Path, TranslatorLike or None",
+        "must be Bundle, str, Path, TranslatorLike or None, not int",
     ),
     "no path": (
         lambda out: mrbridge.prepare(out, None),
         mrbridge.InputError,
-        "'out' cannot be of the type NoneType",
+        "'out' must be str or Path, not NoneType",
     ),
     "settings": (
         lambda out: mrbridge.phantom.write_bids(out, {}),  # type: ignore[arg-type]
         mrbridge.SettingsError,
-        "'settings' cannot be of the type dict: it must be PhantomSettings. See help(",
+        "'settings' must be PhantomSettings, not dict. See help(",
     ),
     "text for a switch": (
         lambda out: mrbridge.prepare(out, out, overwrite="no"),  # type: ignore[arg-type]
         mrbridge.SettingsError,
-        "'overwrite' cannot be of the type str: it must be bool",
+        "'overwrite' must be bool, not str",
     ),
     "a switch for a number": (
         lambda out: mrbridge.read(out, volume=True),
         mrbridge.SettingsError,
-        "'volume' cannot be of the type bool: it must be int or None",
+        "'volume' must be int or None, not bool",
     ),
     "an alias": (
         lambda out: mrbridge.translate(out, out, also=3),  # type: ignore[call-overload]
         mrbridge.SettingsError,
-        "'also' cannot be of the type int: it must be Mapping or Sequence",
+        "'also' must be Mapping or Sequence, not int",
     ),
     "no workers": (
         lambda out: mrbridge.inspect(out, workers=0),

@@ -144,11 +144,11 @@ class VerbSettings(Settings):
 
 
 def checked(function: Function) -> Function:
-    """A public function that refuses arguments of other types than annotated before it begins.
+    """Decorate a public function: check the types of its arguments before it runs.
 
     Raises:
-        InputError: one that must be a path or an object.
-        SettingsError: another one, or a number below the least that is annotated (`Ge`).
+        InputError: an argument that may be a path has another type than its annotation says.
+        SettingsError: so has any other argument, or a number is below its limit (`Ge`).
     """
     parameters = inspect.signature(function).parameters
     names = _Names(inspect.unwrap(function).__globals__)
@@ -166,8 +166,8 @@ def checked(function: Function) -> Function:
 
 
 class _Names:
-    """The names in the annotations of a module: its own, built-in ones and public ones. What only
-    type checkers import else is any `object`."""
+    """The names in the annotations of a module: its own, built-in ones and public ones. Other names
+    that are imported for type checking only stand for `object`."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self._scope = scope
@@ -202,7 +202,7 @@ def _check_argument(function: str, name: str, value: Any, kinds: list[tuple[Any,
     allowed = " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
     is_path = "Path" in words
     raise (InputError if is_path else SettingsError)(
-        f"'{name}' cannot be of the type {type(value).__name__}: it must be {allowed}",
+        f"'{name}' must be {allowed}, not {type(value).__name__}",
         remedy="Pass a path; save it first if it is in memory."
         if is_path
         else f"See help(mrbridge.{function}).",

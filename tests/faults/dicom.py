@@ -22,6 +22,14 @@ def study(**tags: Any) -> list[Path]:
     return studies.write_series(Path("study"), volume, **tags)
 
 
+def change(path: Path, **tags: Any) -> None:
+    """Change the header of one file."""
+    image = dcmread(path)
+    for keyword, value in tags.items():
+        setattr(image, keyword, value)
+    image.save_as(path)
+
+
 def derived(workshop: Workshop, out: str = "out") -> None:
     """The result is marked, of the same patient, and no name is anywhere else."""
     made = [path for path in Path(out).iterdir() if path.suffix != ".json"]
@@ -98,20 +106,14 @@ def more_bits(workshop: Workshop) -> Outcome:
 @fault("dicom")
 def other_scale(workshop: Workshop) -> Outcome:
     """A slice with another rescale slope than the others"""
-    paths = study(RescaleSlope="1", RescaleIntercept="0")
-    one = dcmread(paths[3])
-    one.RescaleSlope = "3"
-    one.save_as(paths[3])
+    change(study(RescaleSlope="1", RescaleIntercept="0")[3], RescaleSlope="3")
     return workshop.translate("study", out="out")
 
 
 @fault("dicom")
 def agent_in_a_slice(workshop: Workshop) -> Outcome:
     """A slice that names a contrast agent"""
-    paths = study()
-    one = dcmread(paths[3])
-    one.ContrastBolusAgent = "Gadovist"
-    one.save_as(paths[3])
+    change(study()[3], ContrastBolusAgent="Gadovist")
     return workshop.refuses("study", out="out")
 
 

@@ -129,7 +129,7 @@ def test_very_long_names(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="A file has the name of its folder"):
+    with pytest.raises(OutputError, match="is a file, not a folder"):
         write_text(tmp_path / "file" / "a.txt", "x")
 
 

@@ -197,7 +197,7 @@ def writing(path: Path) -> Iterator[None]:
         except OSError as error:
             remedy = "Check the free space and the permissions, or choose another place."
             if isinstance(error, FileExistsError | NotADirectoryError):
-                remedy = "A file has the name of its folder: choose another place."
+                remedy = "A part of its path is a file, not a folder: choose another place."
             what = f"cannot be written ({error.strerror or error})"
             raise OutputError(what, remedy=remedy) from error
 

@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     inside = (labels[1:] > 0) & (labels[:-1] > 0)
     if inside.any() and (labels[1:] == labels[:-1])[inside].mean() < _UNIFORM:
         raise InputError(
-            "looks like a scan of whole numbers: neighbouring voxels have different values",
+            "looks like a scan, not a label map: most neighbouring voxels differ",
             path=path,
             remedy="Give label maps only.",
         )
