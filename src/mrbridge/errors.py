@@ -157,7 +157,7 @@ class MrbridgeWarning(UserWarning):
 
 
 def warn(what: str, path: str | Path | None = None) -> None:
-    """Issue a `MrbridgeWarning`, about a file if one is given, for the line that called mrbridge."""
+    """Issue a `MrbridgeWarning`, about a file if one is given, at the line that calls mrbridge."""
     level, frame = 2, sys._getframe(1)
     while frame.f_globals.get("__name__", "").partition(".")[0] == "mrbridge" and frame.f_back:
         level, frame = level + 1, frame.f_back

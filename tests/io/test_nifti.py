@@ -679,7 +679,9 @@ def test_the_content_comes_back_from_one_member(size: int, monkeypatch: pytest.M
     assert not stream.unused_data
 
 
-def test_compressed_files_are_equal_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_files_are_equal_for_any_number_of_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(nifti, "_BLOCK", 1000)
     files = set()
     for processors in (1, 2, 7):

@@ -391,7 +391,7 @@ def _save(header: Any, voxels: NDArray[Any], path: Path, *, compressed: bool) ->
 
 
 def gzipped(parts: Sequence[bytes]) -> Iterator[bytes]:
-    """A gzip file of one member, in pieces; equal parts give equal files on any machine.
+    """A gzip file of one member, in pieces; equal parts give equal files for any number of cores.
 
     Blocks are compressed separately and end on a byte boundary (`Z_SYNC_FLUSH` of zlib), so that
     they form one deflate stream, as in pigz (M. Adler). zlib-ng releases Python's lock, so that all
